@@ -1,0 +1,30 @@
+"""What every notebook shares: `from course import check, scale`.
+
+Names are loaded on first use, so that the command line starts without importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from course import check, plots, progress
+    from course.machine import Scale
+
+    scale: Scale
+
+__all__ = ["check", "plots", "progress", "scale"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "scale":
+        from course.machine import detect
+
+        value: Any = detect()
+    elif name in __all__:
+        value = importlib.import_module(f"course.{name}")
+    else:
+        raise AttributeError(f"module 'course' has no attribute {name!r}; it has {', '.join(__all__)}")
+    globals()[name] = value
+    return value
