@@ -1,0 +1,170 @@
+"""`course build`: execute notebooks and write them back, normalised; and say what is stale without executing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from course import card, exercises, records
+from course.curriculum import CourseError, Curriculum
+from course.execute import Failure, environment, execute
+from course.machine import cores
+from course.notebooks import (
+    Notebook,
+    code_sha256,
+    normalise,
+    problems,
+    read,
+    runnable,
+    write,
+)
+
+
+@dataclass(frozen=True)
+class Stale:
+    """One thing that does not meet its source. `execute` says whether mending it takes a run."""
+
+    path: str
+    reason: str
+    execute: bool
+
+    def __str__(self) -> str:
+        return f"STALE  {self.path}: {self.reason}"
+
+
+class BuildError(CourseError):
+    """A notebook that cannot be written back; the message has the lines to print."""
+
+
+def sources(curriculum: Curriculum) -> list[str]:
+    """Everything `course build` can build, in order: lessons and solutions that exist."""
+    paths = []
+    for lesson in curriculum.lessons:
+        if curriculum.done(lesson):
+            paths.append(lesson.path)
+        paths += lesson.solutions(curriculum.root)
+    return paths
+
+
+def stale(curriculum: Curriculum, path: str) -> list[Stale]:
+    """What is stale about one lesson or solution, without executing it."""
+    root = curriculum.root
+    notebook = read(root / path, path)
+    found = [Stale(path, reason, True) for reason in _needs_run(notebook)]
+    lesson = curriculum.lesson_at(path)
+    if lesson is not None and card.get(notebook) != card.text(curriculum, lesson, records.load(root)):
+        found.append(Stale(path, "its card is not what docs/curriculum.toml and the records say", False))
+    if not found and normalise(notebook, root) != notebook:
+        found.append(Stale(path, "saved by an editor since it was built (ids or metadata)", False))
+    if "/solutions/" in path:
+        target = exercises.exercises_path(path)
+        wanted = exercises.generate(notebook, path, root)
+        if not (root / target).is_file():
+            found.append(Stale(target, f"missing; it is made from {path}", False))
+        elif read(root / target, target) != wanted:
+            found.append(Stale(target, f"not what {path} generates", False))
+    return found
+
+
+def _needs_run(notebook: Notebook) -> list[str]:
+    built = notebook.metadata.get("course", {}).get("code_sha256")
+    if built is None:
+        return ["never built"]
+    if built != code_sha256(notebook):
+        return ["its code changed since its outputs were made"]
+    counts = [cell.execution_count for _, cell in runnable(notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        return ["its cells were not run in order, once each"]
+    return problems(notebook)
+
+
+def build(curriculum: Curriculum, path: str, *, timeout: float = 600, out: TextIO | None = None) -> None:
+    """Execute one lesson or solution and write it back, with its exercises.
+
+    Raises:
+        BuildError: when a cell fails or writes to stderr; the file is then as it was.
+    """
+    root, out = curriculum.root, out or sys.stdout
+    notebook = read(root / path, path)
+    _put_card(curriculum, path, notebook)
+    if "/solutions/" in path:
+        exercises.generate(notebook, path, root)  # a wrong marker is cheaper to learn about before the run
+    with tempfile.TemporaryDirectory() as folder:
+        claims = Path(folder) / "claims.jsonl"
+        env = environment(path, claims, cores())
+        outcome = asyncio.run(execute(notebook, (root / path).parent, env, timeout=timeout))
+        count = len(claims.read_text(encoding="utf-8").splitlines()) if claims.is_file() else 0
+    if outcome.failures:
+        raise BuildError("\n".join(_report(outcome.failures[0], path)))
+    notebook.metadata["course"] = {"code_sha256": code_sha256(notebook)}
+    notebook = normalise(notebook, root)
+    found = problems(notebook)
+    if found:
+        raise BuildError(f"NOT BUILT  {path}: {found[0]}")
+    changed = write(notebook, root / path)
+    word = "built" if changed else "unchanged"
+    print(f"{word}  {path}  {outcome.seconds:.1f} s  {count} claims", file=out)
+    _write_exercises(curriculum, path, notebook, out)
+
+
+def tidy(curriculum: Curriculum, path: str, out: TextIO | None = None) -> None:
+    """Mend what needs no run: the card, ids and metadata, the exercises made from a solution."""
+    root, out = curriculum.root, out or sys.stdout
+    notebook = read(root / path, path)
+    _put_card(curriculum, path, notebook)
+    notebook = normalise(notebook, root)
+    if write(notebook, root / path):
+        print(f"mended  {path}", file=out)
+    _write_exercises(curriculum, path, notebook, out)
+
+
+def _put_card(curriculum: Curriculum, path: str, notebook: Notebook) -> None:
+    lesson = curriculum.lesson_at(path)
+    if lesson is not None:
+        card.put(notebook, card.text(curriculum, lesson, records.load(curriculum.root)), path)
+
+
+def _write_exercises(curriculum: Curriculum, path: str, notebook: Notebook, out: TextIO) -> None:
+    if "/solutions/" in path:
+        target = exercises.exercises_path(path)
+        if write(exercises.generate(notebook, path, curriculum.root), curriculum.root / target):
+            print(f"made  {target}", file=out)
+
+
+def _report(failure: Failure, path: str) -> list[str]:
+    lines = failure.lines(path)
+    return [lines[0].replace("FAILED", "NOT BUILT", 1), *lines[1:]]
+
+
+def resolve(curriculum: Curriculum, arguments: list[str], cwd: Path) -> list[str]:
+    """The lessons and solutions that the arguments name: notebooks or folders.
+
+    Raises:
+        CourseError: for a path that names none of them.
+    """
+    known = sources(curriculum)
+    chosen: list[str] = []
+    for argument in arguments:
+        path = (cwd / argument).resolve()
+        try:
+            relative = path.relative_to(curriculum.root).as_posix()
+        except ValueError:
+            raise CourseError(f"{argument}: outside the course at {curriculum.root}") from None
+        inside = known if relative == "." else [name for name in known if name.startswith(f"{relative}/")]
+        found = [relative] if relative in known else inside
+        if "/exercises/" in relative:
+            raise CourseError(
+                f"{argument}: exercises are made from solutions; build {relative.replace('/exercises/', '/solutions/')}"
+            )
+        if not path.exists():
+            from course.curriculum import near
+
+            raise CourseError(f"{argument}: no such file{near(relative, known)}")
+        if not found:
+            raise CourseError(f"{argument}: neither a lesson of docs/curriculum.toml nor a solution of one")
+        chosen += [name for name in found if name not in chosen]
+    return chosen

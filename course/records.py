@@ -1,0 +1,62 @@
+"""Measured seconds and memory of each notebook: `docs/results/notebooks.json`, one record for each scale.
+
+`course run --record` writes it; cards, documents and the expected times of a run read it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from course.curriculum import CourseError
+from course.notebooks import write_text
+
+FILE = "docs/results/notebooks.json"
+SCALES = {"cpu": "CPU", "gpu": "1 GPU", "multi-gpu": "2 GPUs"}
+
+
+def load(root: Path) -> dict[str, dict[str, Any]]:
+    """The records by scale; none where nothing was recorded yet.
+
+    Raises:
+        CourseError: when the file is there and is not a list of records.
+    """
+    path = root / FILE
+    if not path.is_file():
+        return {}
+    try:
+        return {record["scale"]: record for record in json.loads(path.read_text(encoding="utf-8"))}
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise CourseError(f"{FILE} is not a list of records: {error}") from None
+
+
+def save(root: Path, record: dict[str, Any]) -> None:
+    """Put a record in the place of the one of its scale.
+
+    Notebooks that this record did not measure stay, where hardware and versions are the same.
+    """
+    records = load(root)
+    old = records.get(record["scale"])
+    if old and all(old.get(key) == record.get(key) for key in ("hardware", "driver", "python", "versions")):
+        record = {**record, "notebooks": {**old["notebooks"], **record["notebooks"]}}
+    records[record["scale"]] = record
+    ordered = [records[scale] for scale in SCALES if scale in records]
+    write_text(root / FILE, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+
+
+def seconds(records: dict[str, dict[str, Any]], scale: str, notebook: str) -> float | None:
+    """Recorded seconds of a notebook at a scale."""
+    entry = records.get(scale, {}).get("notebooks", {}).get(notebook)
+    return None if entry is None else float(entry["seconds"])
+
+
+def duration(value: float | None) -> str:
+    """A time rounded to ten seconds, so that a table does not change with every run."""
+    if value is None:
+        return "not measured"
+    rounded = max(10, round(value / 10) * 10)
+    if rounded < 60:
+        return f"under a minute ({rounded} s)"
+    minutes, rest = divmod(rounded, 60)
+    return f"{minutes} min" + (f" {rest} s" if rest else "")
