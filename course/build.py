@@ -1,4 +1,4 @@
-"""`course build`: execute notebooks and write them back, normalised; and say what is stale without executing."""
+"""Build notebooks: execute them and write them back normalised, or say what is stale without executing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from course import card, exercises, records
 from course.curriculum import CourseError, Curriculum
 from course.execute import Failure, environment, execute
 from course.machine import cores
+from course.normalise import normalise
 from course.notebooks import (
     Notebook,
     code_sha256,
-    normalise,
     problems,
     read,
     runnable,
@@ -38,16 +38,6 @@ class Stale:
 
 class BuildError(CourseError):
     """A notebook that cannot be written back; the message has the lines to print."""
-
-
-def sources(curriculum: Curriculum) -> list[str]:
-    """Everything `course build` can build, in order: lessons and solutions that exist."""
-    paths = []
-    for lesson in curriculum.lessons:
-        if curriculum.done(lesson):
-            paths.append(lesson.path)
-        paths += lesson.solutions(curriculum.root)
-    return paths
 
 
 def stale(curriculum: Curriculum, path: str) -> list[Stale]:
@@ -140,31 +130,31 @@ def _report(failure: Failure, path: str) -> list[str]:
     return [lines[0].replace("FAILED", "NOT BUILT", 1), *lines[1:]]
 
 
-def resolve(curriculum: Curriculum, arguments: list[str], cwd: Path) -> list[str]:
-    """The lessons and solutions that the arguments name: notebooks or folders.
+def check(curriculum: Curriculum, chosen: list[str], *, documents: bool) -> int:
+    """Print what is stale, documents included where asked; returns the exit status."""
+    from course import documents as tables
 
-    Raises:
-        CourseError: for a path that names none of them.
-    """
-    known = sources(curriculum)
-    chosen: list[str] = []
-    for argument in arguments:
-        path = (cwd / argument).resolve()
+    found: list[object] = [item for path in chosen for item in stale(curriculum, path)]
+    if documents:
+        found += [Stale(name, reason, False) for name, reason in tables.stale(curriculum)]
+    for item in found:
+        print(item)
+    if not found:
+        print(f"nothing is stale ({len(chosen)} notebooks)")
+    return 1 if found else 0
+
+
+def build_all(curriculum: Curriculum, chosen: list[str], *, execute: bool, timeout: float) -> int:
+    """Build each notebook, or with `execute` off mend what is stale; go on after a failure. Returns the status."""
+    status = 0
+    for path in chosen:
         try:
-            relative = path.relative_to(curriculum.root).as_posix()
-        except ValueError:
-            raise CourseError(f"{argument}: outside the course at {curriculum.root}") from None
-        inside = known if relative == "." else [name for name in known if name.startswith(f"{relative}/")]
-        found = [relative] if relative in known else inside
-        if "/exercises/" in relative:
-            raise CourseError(
-                f"{argument}: exercises are made from solutions; build {relative.replace('/exercises/', '/solutions/')}"
-            )
-        if not path.exists():
-            from course.curriculum import near
-
-            raise CourseError(f"{argument}: no such file{near(relative, known)}")
-        if not found:
-            raise CourseError(f"{argument}: neither a lesson of docs/curriculum.toml nor a solution of one")
-        chosen += [name for name in found if name not in chosen]
-    return chosen
+            found = stale(curriculum, path)
+            if execute or any(item.execute for item in found):
+                build(curriculum, path, timeout=timeout)
+            elif found:
+                tidy(curriculum, path)
+        except CourseError as error:
+            print(error, file=sys.stderr)
+            status = 1
+    return status

@@ -58,7 +58,7 @@ def text(curriculum: Curriculum, lesson: Lesson, measured: dict[str, dict[str, A
 
 
 def put(notebook: Notebook, card: str, name: str) -> None:
-    """Write the card into the notebook's first cell, which must be Markdown and tagged `card`; make it if missing.
+    """Write the card into the notebook's first cell, a Markdown cell tagged `card`; make it if it is missing.
 
     Raises:
         NotebookError: when a cell further down carries the tag.

@@ -1,11 +1,12 @@
-"""The command line `course`: run, build, doctor, status."""
+"""The command line `course`: run, doctor, status, build."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from course.curriculum import CourseError, find_root, load
 
@@ -24,16 +25,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="course", description="Run, build and check the notebooks of the course."
+        prog="course", description="Run, check and build the notebooks of the course."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    build = commands.add_parser(
-        "build",
-        help="execute notebooks and write them back with normalised outputs",
-        description=_BUILD,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    def command(name: str, function: Callable[[argparse.Namespace], int], help: str, text: str) -> Any:
+        made = commands.add_parser(
+            name, help=help, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        made.set_defaults(command=function)
+        return made
+
+    run = command("run", _run, "run the lessons in order and write a report", _RUN)
+    run.add_argument(
+        "path", nargs="*", metavar="PATH", help="a notebook, a folder or a module; every lesson by default"
     )
+    run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="notebooks at a time (default 1)")
+    run.add_argument(
+        "--from", dest="start", metavar="NOTEBOOK", help="start there: a path, or a part of one name"
+    )
+    run.add_argument(
+        "--only-failed", action="store_true", help="what failed or was not reached in the last run"
+    )
+    run.add_argument("--fresh", action="store_true", help="after Ctrl-C: run the finished ones again too")
+    run.add_argument(
+        "--timeout", type=_positive, default=600, metavar="SECONDS", help="for one cell (default 600)"
+    )
+    run.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default runs/course)")
+    run.add_argument("--record", action="store_true", help="write the times to docs/results/notebooks.json")
+
+    command("doctor", _doctor, "say what this machine has, what is wrong, and what to type", _DOCTOR)
+
+    status = command("status", _status, "what you have run, when, and which exercises are solved", _STATUS)
+    status.add_argument(
+        "--output", type=Path, metavar="DIR", help="where `course run` wrote (default runs/course)"
+    )
+
+    build = command("build", _build, "execute notebooks and write them back with normalised outputs", _BUILD)
     build.add_argument(
         "path", nargs="*", metavar="NOTEBOOK", help="a lesson, a solution, or a folder of them"
     )
@@ -41,50 +69,106 @@ def _parser() -> argparse.ArgumentParser:
         "--all", action="store_true", help="execute all of them, also those that are not stale"
     )
     build.add_argument(
-        "--check", action="store_true", help="say what is stale, execute nothing; exit code 1 if any is"
+        "--check", action="store_true", help="say what is stale, without a run; exit code 1 if any is"
     )
     build.add_argument(
-        "--documents", action="store_true", help="rewrite the generated tables of the documents only"
+        "--documents", action="store_true", help="rewrite the generated tables of the documents"
     )
     build.add_argument(
-        "--timeout", type=int, default=600, metavar="SECONDS", help="for one cell (default %(default)s)"
+        "--timeout", type=_positive, default=600, metavar="SECONDS", help="for one cell (default 600)"
     )
-    build.set_defaults(command=_build)
     return parser
 
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+_RUN = """\
+Run notebooks in the order of docs/curriculum.toml, each in a kernel of its own, and write to runs/course:
+index.html (a row for each notebook, a table of every claim), claims.jsonl, and executed copies with their pages.
+
+A notebook that fails does not stop the others; the exit code is then 1. Ctrl-C keeps what is finished (exit
+code 130), and the same command continues: notebooks whose code has not changed since are not run again.
+After a run that went through, the next one runs everything again."""
+
+_DOCTOR = """\
+Say what this machine has (Python, torch, GPUs, memory, disk, kernels), which scale a notebook will pick and why,
+and for each thing that is wrong what to type. The exit code is 1 when the course would not run."""
+
+_STATUS = """\
+For every lesson: when it was run last, how many claims held, whether its code has changed since, and how many
+exercises are solved. Nothing is executed.
+
+A lesson counts as run when `course run` finished it, or when you ran it in JupyterLab and saved it: JupyterLab
+notes its Python version in a file that it saves, and the claims are then the saved lines that begin with "holds".
+An exercise counts as solved when the cell that checks it ended without an error and shows a claim that holds: in
+the notebook as you saved it, or in the last `course run PATH/exercises`, whichever shows more."""
 
 _BUILD = """\
 Execute notebooks and write them back: outputs normalised, a card in the first cell, a hash of the code in the
 metadata. A notebook in solutions/ also gives its copy in exercises/. Nothing is written when a cell fails or
 writes to stderr.
 
-Notebooks that are named are executed. Without a name, what is stale is mended, and only what needs it is executed."""
+Notebooks that are named are executed. Without a name, what is stale is mended: only what needs it is executed.
+
+For authors. Lessons: the first cell, tagged "card", is generated. Solutions: "# BEGIN SOLUTION text" and
+"# END SOLUTION" stand alone on their lines in a code cell; the lines between become one that raises
+NotImplementedError("exercise: text"). A cell tagged "solution" is left out of the exercises; the cell that checks
+an exercise is tagged "exercise-check", and its metadata "wrong" holds code that redefines the answer wrongly,
+with which the tests prove that the check goes red."""
 
 
-def _build(options: argparse.Namespace) -> int:
-    from course import build
+def _run(options: argparse.Namespace) -> int:
+    from course import record, runner, selection, state
 
     root = find_root()
     curriculum = load(root)
-    chosen = (
-        build.resolve(curriculum, options.path, Path.cwd()) if options.path else build.sources(curriculum)
+    chosen = selection.to_run(curriculum, options.path, Path.cwd())
+    if options.start:
+        chosen = selection.start_from(chosen, options.start, root, Path.cwd())
+    if options.record and options.jobs > 1:
+        raise CourseError("--record measures one notebook at a time: leave --jobs out")
+    output = (options.output or root / state.OUTPUT).resolve()
+    arguments = runner.Options(
+        chosen, output, options.jobs, options.timeout, options.fresh, options.only_failed
     )
-    if options.check:
-        found = [item for path in chosen for item in build.stale(curriculum, path)]
-        for item in found:
-            print(item)
-        if not found:
-            print(f"nothing is stale in {len(chosen)} notebooks")
-        return 1 if found else 0
-    status = 0
-    for path in chosen:
-        try:
-            found = build.stale(curriculum, path)
-            if options.path or options.all or any(item.execute for item in found):
-                build.build(curriculum, path, timeout=options.timeout)
-            elif found:
-                build.tidy(curriculum, path)
-        except CourseError as error:
-            print(error, file=sys.stderr)
-            status = 1
+    running = runner.Runner(curriculum, arguments)
+    status = running.run()
+    if options.record:
+        print(record.write(curriculum, running.state, chosen))
     return status
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from course import doctor
+
+    return doctor.main()
+
+
+def _status(options: argparse.Namespace) -> int:
+    from course import state, status
+
+    root = find_root()
+    return status.main(load(root), (options.output or root / state.OUTPUT).resolve())
+
+
+def _build(options: argparse.Namespace) -> int:
+    from course import build, documents, selection
+
+    root = find_root()
+    curriculum = load(root)
+    if options.documents and options.check:
+        raise CourseError("--check looks at the documents too: leave --documents out")
+    if options.documents:
+        for name in documents.write(curriculum):
+            print(f"written  {name}")
+        return 0
+    chosen = selection.to_build(curriculum, options.path, Path.cwd())
+    if options.check:
+        return build.check(curriculum, chosen, documents=not options.path)
+    return build.build_all(
+        curriculum, chosen, execute=bool(options.path) or options.all, timeout=options.timeout
+    )

@@ -1,8 +1,7 @@
-"""Where the course lies on disk, and its plan: phases, modules and lessons as `docs/curriculum.toml` states them."""
+"""Where the course lies on disk, and its plan: the phases, modules and lessons of `docs/curriculum.toml`."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -114,10 +113,6 @@ class Curriculum:
         """The notebooks of the lessons that exist, in order, relative to the root."""
         return [lesson.path for lesson in self.lessons if self.done(lesson)]
 
-    def solution_notebooks(self) -> list[str]:
-        """Every notebook in a `solutions/` folder, in order, relative to the root."""
-        return [path for lesson in self.lessons for path in lesson.solutions(self.root)]
-
     def lesson_at(self, path: str) -> Lesson | None:
         """The lesson whose notebook this is."""
         return next((lesson for lesson in self.lessons if lesson.path == path), None)
@@ -167,21 +162,14 @@ def load(root: Path) -> Curriculum:
 
 
 def link(path: str, start: str) -> str:
-    """A Markdown link target: `path` as seen from the file `start`, both relative to the root, spaces as %20."""
+    """A Markdown link target: `path` as seen from the file `start`, both relative to the root."""
     target, origin = path.split("/"), start.split("/")[:-1]
     while target[:-1] and origin and target[0] == origin[0]:
         target, origin = target[1:], origin[1:]
     return quote("/".join([".."] * len(origin) + target))
 
 
-def near(name: str, known: list[str]) -> str:
-    """ "; did you mean ...?" with the known names closest to `name`, or nothing."""
-    by_lower = {text.lower(): text for text in known}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(by_lower[match]) for match in matches)}?" if matches else ""
-
-
-# ---- reading the file ------------------------------------------------------------------------------------------------
+# ---- reading the file --------------------------------------------------------------------------------------
 
 
 def _tables(raw: Mapping[str, Any], kind: str, place: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -196,7 +184,7 @@ def _tables(raw: Mapping[str, Any], kind: str, place: str) -> Iterator[tuple[dic
 def _known(entry: Mapping[str, Any], keys: set[str], place: str) -> None:
     for key in entry:
         if key not in keys:
-            raise CourseError(f"{PLAN}: {place}: unknown key {key!r}{near(key, sorted(keys))}")
+            raise CourseError(f"{PLAN}: {place}: unknown key {key!r}; the keys are {', '.join(sorted(keys))}")
 
 
 def _fields(kind: str, entry: Mapping[str, Any], place: str) -> dict[str, Any]:

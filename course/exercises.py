@@ -1,8 +1,8 @@
 """The reader's copy of an exercise notebook, made from its solution.
 
-In a code cell of `solutions/N_name.ipynb`, the lines between `# BEGIN SOLUTION` and `# END SOLUTION` become one line that
-raises `NotImplementedError`. What stands behind BEGIN SOLUTION is its message. Cells tagged `solution` are left out,
-and a cell tagged `exercise-check` is the check of one exercise.
+In a code cell of `solutions/N_name.ipynb`, the lines between `# BEGIN SOLUTION` and `# END SOLUTION` become one line
+that raises `NotImplementedError`. What stands behind BEGIN SOLUTION is its message. Cells tagged `solution` are left
+out, and a cell tagged `exercise-check` is the check of one exercise.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from course.normalise import normalise
 from course.notebooks import (
     Notebook,
     NotebookError,
     code_sha256,
     first_code_line,
     held_lines,
-    normalise,
     tags,
 )
 

@@ -1,20 +1,11 @@
-"""Notebooks as files: read, normalise, hash and write them.
-
-A normalised notebook holds nothing that differs from one run to the next without a change in its results: ids come
-from the content, there are no times and no machine paths, and pictures have a palette of 64 colours.
-"""
+"""Notebooks as files: read, check, hash and write them."""
 
 from __future__ import annotations
 
-import base64
-import copy
 import hashlib
-import io
 import json
 import os
 import re
-import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +14,6 @@ from typing import Any
 from course.curriculum import CourseError
 
 Notebook = Any  # nbformat.NotebookNode: a dict whose keys are attributes too; nbformat carries no types
-
-KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-LANGUAGE = {
-    "file_extension": ".py",
-    "mimetype": "text/x-python",
-    "name": "python",
-    "pygments_lexer": "ipython3",
-}
-KEPT_CELL_METADATA = ("tags", "wrong", "nbmake", "jupyter", "slideshow")
-COLOURS = 64
 
 
 class NotebookError(CourseError):
@@ -68,7 +49,7 @@ def read(path: Path, name: str | None = None) -> Notebook:
         for cell in notebook.cells:
             # Older notebooks have no ids, and a cell copied in an editor may keep its twin's.
             if cell.get("id") in (None, *ids):
-                cell.id = _cell_id(cell, ids)
+                cell.id = cell_id(cell, ids)
             ids.add(cell.id)
             # On disk a text may be a list of lines.
             cell.source = _joined(cell.source)
@@ -85,7 +66,7 @@ def read(path: Path, name: str | None = None) -> Notebook:
 
 
 def write(notebook: Notebook, path: Path) -> bool:
-    """Write a notebook in one step, so that an interrupted write leaves the old file. Says whether it changed."""
+    """Write a notebook in one step, which no interruption leaves half done. Says whether the file changed."""
     import nbformat
 
     text = nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
@@ -145,7 +126,7 @@ def held_lines(cell: Any) -> int:
 
 
 def problems(notebook: Notebook) -> list[str]:
-    """What a lesson's saved outputs must not hold: errors, warnings on stderr, machine paths; each with its cell."""
+    """What saved outputs must not hold: errors, warnings on stderr, machine paths; each with its cell."""
     found = []
     for index, cell in runnable(notebook):
         place = f"cell {index + 1} ({first_code_line(cell)[:60]})"
@@ -161,37 +142,8 @@ def problems(notebook: Notebook) -> list[str]:
     return found
 
 
-# ---- normalising -----------------------------------------------------------------------------------------------------
-
-
-def normalise(notebook: Notebook, root: Path) -> Notebook:
-    """A copy of an executed notebook without anything that belongs to the run or the machine. Idempotent."""
-    import nbformat
-
-    cells, seen = [], set()
-    count = 0
-    for cell in notebook.cells:
-        metadata = {key: cell.metadata[key] for key in KEPT_CELL_METADATA if cell.metadata.get(key)}
-        new: dict[str, Any] = {
-            "cell_type": cell.cell_type,
-            "id": _cell_id(cell, seen),
-            "metadata": metadata,
-            "source": cell.source,
-        }
-        if cell.get("attachments"):
-            new["attachments"] = cell.attachments
-        if cell.cell_type == "code":
-            count += bool(cell.source.strip())
-            new["execution_count"] = count if cell.source.strip() else None
-            new["outputs"] = _outputs(cell.get("outputs", []), count, root)
-        cells.append(new)
-    metadata = {"kernelspec": KERNELSPEC, "language_info": LANGUAGE}
-    if "course" in notebook.metadata:
-        metadata["course"] = notebook.metadata["course"]
-    return nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
-
-
-def _cell_id(cell: Any, seen: set[str]) -> str:
+def cell_id(cell: Any, seen: set[str]) -> str:
+    """An id made from the cell's kind and source, told apart from those in `seen`, to which it is added."""
     text, copy = f"{cell.cell_type}\n{_joined(cell.source)}", 0
     while True:
         name = hashlib.sha256(f"{text}\n{copy}".encode()).hexdigest()[:8]
@@ -199,122 +151,6 @@ def _cell_id(cell: Any, seen: set[str]) -> str:
             seen.add(name)
             return name
         copy += 1
-
-
-def _outputs(outputs: list[Any], count: int, root: Path) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = []
-    for output in _coalesced(outputs):
-        new = dict(output)
-        if output.output_type == "stream":
-            new["text"] = mask(output.text, root)
-        elif output.output_type in ("display_data", "execute_result"):
-            new["metadata"] = {}
-            new["data"] = {
-                mime: _data(mime, value, root)
-                for mime, value in output.data.items()
-                if not mime.startswith("application/vnd.jupyter.widget")
-            }
-            if output.output_type == "execute_result":
-                new["execution_count"] = count
-        kept.append(new)
-    return kept
-
-
-def coalesce(notebook: Notebook) -> None:
-    """Join pieces of one stream that follow each other, in place, and keep the last `\\r` frame of each line."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = _coalesced(cell.outputs)
-
-
-def _coalesced(outputs: list[Any]) -> list[Any]:
-    kept: list[Any] = []
-    for output in outputs:
-        last = kept[-1] if kept else None
-        if (
-            last is not None
-            and output.output_type == last.output_type == "stream"
-            and last.name == output.name
-        ):
-            last.text += output.text
-        else:
-            kept.append(copy.copy(output))
-    for output in kept:
-        if output.output_type == "stream":
-            output.text = last_frames(output.text)
-    return kept
-
-
-def last_frames(text: str) -> str:
-    """What a terminal would show in the end: of the frames that `\\r` puts on one line, the last."""
-    lines = []
-    for line in text.replace("\r\n", "\n").split("\n"):
-        frames = [frame for frame in line.split("\r") if frame]
-        # Frames are padded with spaces to cover longer ones before them.
-        lines.append(frames[-1].rstrip(" ") if len(frames) > 1 or "\r" in line else line)
-    return "\n".join(lines)
-
-
-def _data(mime: str, value: Any, root: Path) -> Any:
-    if mime == "image/png":
-        return small_png(value)
-    return mask(value, root) if isinstance(value, str) and not mime.startswith("image/jp") else value
-
-
-def small_png(encoded: str) -> str:
-    """A base64 PNG with a palette of 64 colours: a figure of matplotlib's takes a third of the room."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(base64.b64decode(encoded)))
-    if image.mode == "P" and len(image.getcolors(256) or []) <= COLOURS and "dpi" not in image.info:
-        return encoded.replace("\n", "")
-    if image.mode == "RGBA" and image.getextrema()[3] == (255, 255):
-        image = image.convert("RGB")
-    method = Image.Quantize.FASTOCTREE if "A" in image.getbands() else Image.Quantize.MEDIANCUT
-    image = image.quantize(COLOURS, method=method, dither=Image.Dither.NONE)
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def mask(text: str, root: Path) -> str:
-    """Replace what only this machine has: the course's folder, home, temporary folders, memory addresses."""
-    for pattern, new in _masks(root):
-        text = pattern.sub(new, text)
-    return text
-
-
-_mask_cache: dict[Path, list[tuple[re.Pattern[str], str]]] = {}
-
-
-def _masks(root: Path) -> list[tuple[re.Pattern[str], str]]:
-    if root not in _mask_cache:
-        # A root that is no course (in tests, or "/") would turn every absolute path into a relative one.
-        folders: list[tuple[str, str]] = [(str(root), ""), (str(root.resolve()), "")]
-        for folder, new in (
-            (sys.prefix, "<python>"),
-            (sysconfig.get_path("stdlib"), "<stdlib>"),
-            (sys.base_prefix, "<python>"),
-        ):
-            if folder not in ("/", "/usr"):
-                folders.append((folder, new))
-        folders += [(tempfile.gettempdir(), "<tmp>"), (str(Path.home()), "~")]
-        masks = []
-        for folder, new in sorted(set(folders), key=lambda item: -len(item[0])):
-            if folder in ("/", "\\"):
-                continue
-            start = rf"(?<![\w.-]){re.escape(folder)}"
-            if new:
-                masks.append((re.compile(rf"{start}(?![\w-])"), new))
-            else:
-                masks.append((re.compile(rf"{start}/"), ""))
-                masks.append((re.compile(rf"{start}(?![\w-])"), "."))
-        masks.append((re.compile(r"<tmp>/(?:tmp\w{8}|ipykernel_\d+)"), "<tmp>/..."))
-        masks.append((re.compile(r"\bat 0x[0-9a-fA-F]+"), "at 0x..."))
-        # Addresses have 10 to 12 digits; bit patterns that a lesson shows have 4, 8 or 16.
-        masks.append((re.compile(r"\b0x[0-9a-fA-F]{10,12}\b"), "0x..."))
-        _mask_cache[root] = masks
-    return _mask_cache[root]
 
 
 _MACHINE = re.compile(

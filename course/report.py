@@ -1,0 +1,273 @@
+"""The report of `course run`: `index.html`, `claims.jsonl`, and a page for each notebook. Nothing needs a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from course.curriculum import CourseError, Curriculum
+from course.display import clock
+from course.notebooks import Notebook, read, write_text
+from course.selection import every_notebook
+from course.state import Record, State
+
+
+def write(curriculum: Curriculum, state: State, output: Path) -> None:
+    """Write `index.html` and `claims.jsonl` from the state and the files of each notebook."""
+    order = every_notebook(curriculum)
+    order += sorted(set(state.notebooks).difference(order))
+    paths = [path for path in order if path in state.notebooks and (curriculum.root / path).is_file()]
+    claims = {path: list(_claims(output / path)) for path in paths}
+    lines = [json.dumps(claim, ensure_ascii=False) + "\n" for path in paths for claim in claims[path]]
+    write_text(output / "claims.jsonl", "".join(lines))
+    write_text(output / "index.html", _index(curriculum, state, output, paths, claims))
+
+
+def page(notebook: Notebook, title: str, depth: int) -> str:
+    """A notebook as one HTML file.
+
+    It loads nothing but MathJax, and does not wait for that: without a network only the formulas stay as LaTeX.
+
+    Args:
+        notebook: an executed notebook.
+        title: for the browser's tab.
+        depth: folders between the page and `index.html`, for the link back.
+    """
+    from jinja2 import DictLoader
+    from nbconvert.exporters import HTMLExporter
+
+    exporter = HTMLExporter(
+        extra_loaders=[DictLoader({"course.html.j2": _PAGE})], template_file="course.html.j2"
+    )
+    exporter.exclude_anchor_links = True
+    text, _ = exporter.from_notebook_node(
+        notebook, {"metadata": {"name": title}, "back": "../" * depth + "index.html"}
+    )
+    # The lessons' links to each other lead to the neighbouring page.
+    return re.sub(r'href="((?:\.\./|[^":/]+/)*[^":/]+)\.ipynb"', r'href="\1.html"', text)
+
+
+_PAGE = """\
+{% extends 'lab/index.html.j2' %}
+{% block html_head_js_requirejs %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block html_head_js_mathjax %}
+<script type="text/x-mathjax-config">
+MathJax.Hub.Config({
+  TeX: {equationNumbers: {autoNumber: "AMS", useLabelIds: true}},
+  tex2jax: {inlineMath: [['$', '$']], displayMath: [['$$', '$$']], processEscapes: true, processEnvironments: true},
+  messageStyle: "none"
+});
+</script>
+<script async src="{{ resources.mathjax_url }}"></script>
+{% endblock %}
+{% block body_header %}
+<body class="jp-Notebook" data-jp-theme-light="true" data-jp-theme-name="JupyterLab Light"
+ style="max-width: 920px; margin: 0 auto; padding: 16px">
+<p style="font: 14px sans-serif"><a href="{{ resources.back }}">all notebooks of this run</a></p>
+<main>
+{% endblock %}
+"""
+
+
+# ---- index.html ------------------------------------------------------------------------------------------------------
+
+
+def _index(
+    curriculum: Curriculum,
+    state: State,
+    output: Path,
+    paths: list[str],
+    claims: dict[str, list[dict[str, Any]]],
+) -> str:
+    all_claims = [claim for path in paths for claim in claims[path]]
+    held = sum(claim["held"] for claim in all_claims)
+    good = sum(state.notebooks[path].ok for path in paths)
+    seconds = sum(state.notebooks[path].seconds for path in paths)
+    machines = sorted({claim["hardware"] for claim in all_claims})
+    missing = [path for path in state.selection if state.finished(path) is None]
+    tiles = [
+        (f"{good} of {len(paths)}", "notebooks ran to the end", good < len(paths)),
+        (f"{held:,} of {len(all_claims):,}", "claims held", held < len(all_claims)),
+        (clock(seconds), "in kernels", False),
+        (
+            memory(max((state.notebooks[path].peak_memory_bytes for path in paths), default=0)),
+            "largest peak memory",
+            False,
+        ),
+    ]
+    body = ["<header><h1>Course run</h1>"]
+    body.append(
+        f"<p>Started {escape(state.run[:16].replace('T', ' '))}. {escape('; '.join(machines))}</p></header>"
+    )
+    body.append('<section class="tiles">')
+    body += [
+        f"<div{_class('bad', bad)}><b>{value}</b><span>{label}</span></div>" for value, label, bad in tiles
+    ]
+    body.append("</section>")
+    if missing:
+        names = ", ".join(escape(path) for path in missing)
+        body.append(
+            f'<p class="note">Interrupted: {len(missing)} not reached ({names}). The same command continues.</p>'
+        )
+    body.append("<h2>Notebooks</h2>")
+    body.append('<table class="notebooks"><thead><tr><th></th><th>Notebook</th><th>Status</th><th>Time</th>')
+    body.append("<th>Peak memory</th><th>Claims held</th></tr></thead><tbody>")
+    body += [_row(curriculum, output, path, state.notebooks[path]) for path in paths]
+    body.append("</tbody></table><h2>Claims</h2>")
+    body.append(
+        "<p>Each claim as its notebook stated it. For <i>equal</i>, predicted and measured are the reference and our "
+        "value where they differ most.</p>"
+    )
+    body.append(
+        '<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>'
+    )
+    body.append("<th>Difference</th><th>Bound</th><th>Held</th><th>Hardware</th></tr></thead>")
+    for path in paths:
+        body += _claim_rows(path, claims[path])
+    body.append("</table></div>")
+    return _HEAD + "\n".join(body) + "\n</main></body></html>\n"
+
+
+def _row(curriculum: Curriculum, output: Path, path: str, record: Record) -> str:
+    copy = output / path
+    picture = _first_picture(copy)
+    image = f'<img alt="" src="data:image/png;base64,{picture}">' if picture else ""
+    lesson = curriculum.lesson_at(path)
+    name = escape(lesson.title if lesson else Path(path).stem)
+    place = curriculum.module_of(lesson).title if lesson else str(Path(path).parent)
+    target = quote(os.path.relpath(copy.with_suffix(".html"), output))
+    title = f'<a href="{target}">{name}</a>' if copy.with_suffix(".html").is_file() else name
+    details = f"<small>{escape(place)}</small>"
+    if record.exercises:
+        details += f"<small>{record.solved} of {record.exercises} exercises solved</small>"
+    if record.error:
+        details += f"<pre>{escape(chr(10).join(line.strip() for line in record.error))}</pre>"
+    status = '<span class="good">ran</span>' if record.ok else '<span class="bad">failed</span>'
+    claims = f"{record.held}" + (f" of {record.claims}" if record.held < record.claims else "")
+    cells = [
+        ("picture", image),
+        ("name", title + details),
+        ("", f"{status}<small>{escape(record.finished[:16].replace('T', ' '))}</small>"),
+        ("number", f"{record.seconds:.1f} s"),
+        ("number", memory(record.peak_memory_bytes)),
+        ("number", claims),
+    ]
+    return "<tr>" + "".join(f"<td{_class(kind)}>{text}</td>" for kind, text in cells) + "</tr>"
+
+
+def _claim_rows(path: str, claims: list[dict[str, Any]]) -> Iterator[str]:
+    if not claims:
+        return
+    held = sum(claim["held"] for claim in claims)
+    yield f'<tbody><tr class="group"><th colspan="7">{escape(path)} <small>{held} of {len(claims)} held</small></th></tr>'
+    for claim in claims:
+        unit = f" {claim['unit']}" if claim.get("unit") else ""
+        values = [number(claim.get(key)) for key in ("predicted", "measured", "difference")]
+        if claim["kind"] in ("predicted", "equal") and any(values):
+            cells = [
+                ("number", escape(value + unit if value and claim["kind"] == "predicted" else value))
+                for value in values
+            ]
+            middle = "".join(f"<td{_class(kind)}>{text}</td>" for kind, text in cells)
+        else:
+            middle = f'<td colspan="3" class="detail">{escape(str(claim.get("detail", "")))}</td>'
+        mark = '<span class="good">held</span>' if claim["held"] else '<span class="bad">FAILED</span>'
+        yield (
+            f"<tr><td>{escape(claim['name'])} <i>{escape(claim['kind'])}</i></td>{middle}"
+            f"<td>{escape(str(claim.get('bound', '')))}</td><td>{mark}</td>"
+            f'<td class="hardware">{escape(str(claim.get("hardware", "")))}</td></tr>'
+        )
+    yield "</tbody>"
+
+
+def _claims(copy: Path) -> Iterator[dict[str, Any]]:
+    path = copy.with_suffix(".claims.jsonl")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+
+
+def _first_picture(copy: Path) -> str | None:
+    """The first PNG among the outputs of an executed copy, small, as base64."""
+    from course.normalise import small_png
+
+    try:
+        notebook = read(copy)
+    except CourseError:
+        return None
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                return small_png(output.data["image/png"])
+    return None
+
+
+def number(value: Any) -> str:
+    """A number of a claim in four digits; nothing for nothing."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, bool):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.1f}"
+
+
+def memory(size: int) -> str:
+    """Bytes as MiB or GiB."""
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.2f} GiB"
+
+
+def _class(name: str, wanted: bool = True) -> str:
+    return f' class="{name}"' if name and wanted else ""
+
+
+_HEAD = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Course run</title>
+<style>
+:root { --ink: #1b1f24; --dim: #5c6670; --line: #d9dee3; --soft: #f4f6f8; --good: #00694d; --bad: #b3261e; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff; font: 15px/1.45 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
+main { max-width: 1160px; margin: 0 auto; padding: 24px 20px 60px; }
+h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 32px 0 10px; }
+header p, h2 + p { margin: 4px 0 12px; color: var(--dim); }
+a { color: #0b5cad; } small { color: var(--dim); font-size: 13px; font-weight: normal; }
+td small { display: block; }
+.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 16px; }
+.tiles div { flex: 1 1 150px; background: var(--soft); border-radius: 8px; padding: 12px 16px; }
+.tiles b { display: block; font-size: 22px; } .tiles span { color: var(--dim); font-size: 13px; }
+.tiles .bad b { color: var(--bad); }
+.note { background: #fff4e0; border-radius: 8px; padding: 10px 14px; }
+table { border-collapse: collapse; width: 100%; }
+th { text-align: left; font-size: 13px; color: var(--dim); font-weight: 600; }
+th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
+.notebooks td { padding: 10px; } .notebooks th:nth-child(n+4), .number { text-align: right; white-space: nowrap; }
+.number { font-variant-numeric: tabular-nums; }
+.picture { width: 150px; } .picture img { display: block; width: 140px; max-height: 90px; object-fit: contain; object-position: left top; }
+.name a { font-weight: 600; } .name { width: 45%; }
+pre { margin: 8px 0 0; padding: 8px 10px; background: #fdf0ef; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 13px/1.4 ui-monospace, Consolas, monospace; }
+.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+.wide { overflow-x: auto; }
+.claims { font-size: 14px; } .claims td:first-child { min-width: 220px; } .claims i { color: var(--dim); font-size: 12px; }
+.claims th:nth-child(2), .claims th:nth-child(3), .claims th:nth-child(4) { text-align: right; }
+.claims .group th { text-align: left; color: var(--ink); background: var(--soft); font-size: 14px; }
+.detail { overflow-wrap: anywhere; } .hardware { color: var(--dim); font-size: 12px; min-width: 130px; }
+@media (max-width: 760px) {
+  .notebooks thead { display: none; }
+  .notebooks tr { display: grid; grid-template-columns: 1fr 1fr 1fr 1fr; border-bottom: 1px solid var(--line); padding: 8px 0; }
+  .notebooks td { border: 0; padding: 4px 6px; text-align: left; }
+  .notebooks .name { grid-column: 2 / 5; grid-row: 1; width: auto; } .notebooks .picture { width: auto; }
+  .picture img { width: 100%; }
+}
+</style></head><body><main>
+"""
