@@ -16,6 +16,7 @@ from course.machine import cores
 from course.normalise import normalise
 from course.notebooks import (
     Notebook,
+    NotebookError,
     code_sha256,
     problems,
     read,
@@ -43,7 +44,10 @@ class BuildError(CourseError):
 def stale(curriculum: Curriculum, path: str) -> list[Stale]:
     """What is stale about one lesson or solution, without executing it."""
     root = curriculum.root
-    notebook = read(root / path, path)
+    try:
+        notebook = read(root / path, path)
+    except NotebookError as error:
+        return [Stale(path, str(error).removeprefix(f"{path}: "), True)]
     found = [Stale(path, reason, True) for reason in _needs_run(notebook)]
     lesson = curriculum.lesson_at(path)
     if lesson is not None and card.get(notebook) != card.text(curriculum, lesson, records.load(root)):
@@ -145,7 +149,7 @@ def check(curriculum: Curriculum, chosen: list[str], *, documents: bool) -> int:
 
 
 def build_all(curriculum: Curriculum, chosen: list[str], *, execute: bool, timeout: float) -> int:
-    """Build each notebook, or with `execute` off mend what is stale; go on after a failure. Returns the status."""
+    """Build each notebook, or with `execute` off what is stale; returns the exit status."""
     status = 0
     for path in chosen:
         try:

@@ -45,7 +45,8 @@ def text(curriculum: Curriculum, lesson: Lesson, measured: dict[str, dict[str, A
         count = len(exercises.checks(read(curriculum.root / solution, solution)))
         target = link(exercises.exercises_path(solution), lesson.path)
         lines.append(
-            f"- Exercises: [{count} of them]({target}), with [solutions]({link(solution, lesson.path)})"
+            f"- [{count} exercise{'s' * (count != 1)}]({target}), "
+            f"with [solutions]({link(solution, lesson.path)})"
         )
     recorded = [
         f"{records.SCALES[scale]}: {measured[scale]['hardware']}"

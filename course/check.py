@@ -1,28 +1,24 @@
-"""Claims that run: each function states one claim, prints one line, and raises `AssertionError` when it does not hold.
+"""Claims that run: each states one claim, prints one line, and raises `AssertionError` if it fails.
 
-Where the environment variable `COURSE_CLAIMS` names a file, each claim is also appended to it as one JSON record.
-NaN never passes, also not against NaN.
+Where the environment variable `COURSE_CLAIMS` names a file, each claim is also appended to it as one JSON
+record. NaN never passes, also not against NaN.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from course.compare import Difference, compare, leaves
+
 __all__ = ["equal", "fails", "holds", "predicted"]
-
-
-class _Difference(Exception):
-    """Two values differ in kind (type, shape, dtype, keys), so that no number says by how much."""
 
 
 def equal(
@@ -45,11 +41,11 @@ def equal(
     """
     bound = _bound_text(atol, rtol)
     try:
-        leaves = list(_leaves(ours, reference, "", check_dtype))
-        if not leaves:
-            raise _Difference("nothing was compared: both sides are empty")
-        worst = max((_compare(*leaf, atol, rtol) for leaf in leaves), key=lambda result: result[0])
-    except _Difference as difference:
+        pairs = list(leaves(ours, reference, "", check_dtype))
+        if not any(np.size(pair[0]) for pair in pairs):
+            raise Difference("nothing was compared: both sides are empty")
+        worst = max((compare(*pair, atol, rtol) for pair in pairs), key=lambda result: result[0])
+    except Difference as difference:
         _report("equal", name, False, detail=str(difference), bound=bound)
         return
     excess, gap, place, ours_there, reference_there = worst
@@ -59,7 +55,14 @@ def equal(
     if not held:
         detail += f" (ours {_number(ours_there)}, reference {_number(reference_there)})"
     _report(
-        "equal", name, held, detail=detail, predicted=reference_there, measured=ours_there, difference=gap, bound=bound
+        "equal",
+        name,
+        held,
+        detail=detail,
+        predicted=reference_there,
+        measured=ours_there,
+        difference=gap,
+        bound=bound,
     )
 
 
@@ -72,8 +75,9 @@ def predicted(
     atol: float | None = None,
     unit: str = "",
 ) -> None:
-    """Claim that a measurement meets its prediction: `|measured - predicted|` is at most `within * |predicted|`,
-    or at most `atol` where that is given instead.
+    """Claim that a measurement meets its prediction.
+
+    `|measured - predicted|` is at most `within * |predicted|`, or at most `atol` where that is given instead.
 
     Args:
         name: what is claimed, in a few words.
@@ -103,10 +107,8 @@ def predicted(
         off, bound = f"{difference / abs(guess):+.2%}", f"{within * 100:.4g}%"
     suffix = f" {unit}" if unit else ""
     detail = f"predicted {_number(guess)}{suffix}, measured {_number(seen)}{suffix}, off {off}"
-    _report(
-        "predicted", name, held, detail=detail, predicted=guess, measured=seen, difference=difference, bound=bound,
-        unit=unit,
-    )  # fmt: skip
+    values = {"predicted": guess, "measured": seen, "difference": difference, "unit": unit}
+    _report("predicted", name, held, detail=detail, bound=bound, **values)
 
 
 def holds(name: str, condition: Any, detail: str = "") -> None:
@@ -114,8 +116,8 @@ def holds(name: str, condition: Any, detail: str = "") -> None:
 
     Args:
         name: what is claimed, in a few words.
-        condition: a bool, or a one-element bool tensor or array. Anything else (a list, a tuple with a forgotten
-            bracket, None) is refused, since its truth would say nothing.
+        condition: a bool, or a one-element bool tensor or array. Anything else (a list, a tuple with a
+            forgotten bracket, None) is refused, since its truth would say nothing.
         detail: the numbers behind it, for the printed line.
 
     Raises:
@@ -161,101 +163,6 @@ def fails(name: str, error: type[Exception], match: str | None = None) -> Iterat
             raise red from raised
     else:
         _report("fails", name, False, detail="nothing was raised", bound=bound)
-
-
-# ---- comparing -------------------------------------------------------------------------------------------------------
-
-
-def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _leaves(ours: Any, reference: Any, place: str, check_dtype: bool) -> Iterator[tuple[Any, Any, str]]:
-    """Pairs of comparable leaves of two trees, each with its place; raises `_Difference` where structures part."""
-    if dataclasses.is_dataclass(ours) and not isinstance(ours, type) and type(ours) is type(reference):
-        fields = [field.name for field in dataclasses.fields(ours)]
-        ours = {name: getattr(ours, name) for name in fields}
-        reference = {name: getattr(reference, name) for name in fields}
-    at = f" at {place}" if place else ""
-    if isinstance(ours, Mapping) and isinstance(reference, Mapping):
-        if set(ours) != set(reference):
-            only = sorted(map(str, set(ours) ^ set(reference)))[:5]
-            raise _Difference(f"keys on one side only{at}: {', '.join(only)}")
-        for key in reference:
-            yield from _leaves(ours[key], reference[key], f"{place}[{key!r}]", check_dtype)
-    elif _is_sequence(ours) and _is_sequence(reference):
-        if len(ours) != len(reference):
-            raise _Difference(f"lengths differ{at}: ours {len(ours)}, reference {len(reference)}")
-        for index, (left, right) in enumerate(zip(ours, reference, strict=True)):
-            yield from _leaves(left, right, f"{place}[{index}]", check_dtype)
-    elif isinstance(ours, (str, bytes)) or isinstance(reference, (str, bytes)) or ours is None or reference is None:
-        if type(ours) is not type(reference) or ours != reference:
-            raise _Difference(f"values differ{at}: ours {_shorten(ours)}, reference {_shorten(reference)}")
-        yield 0, 0, place
-    else:
-        left, right = _array(ours, place), _array(reference, place)
-        if left.shape != right.shape:
-            raise _Difference(f"shapes differ{at}: ours {tuple(left.shape)}, reference {tuple(right.shape)}")
-        if check_dtype and hasattr(ours, "dtype") and hasattr(reference, "dtype"):
-            names = [str(value.dtype).removeprefix("torch.") for value in (ours, reference)]
-            if names[0] != names[1]:
-                raise _Difference(f"dtypes differ{at}: ours {names[0]}, reference {names[1]}")
-        yield left, right, place
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _array(value: Any, place: str) -> np.ndarray:
-    """A tensor, array or number as a NumPy array of bool, int64, float64 or complex128."""
-    if _is_tensor(value):
-        value = value.detach()
-        if value.is_sparse or hasattr(value, "full_tensor"):
-            value = value.to_dense() if value.is_sparse else value.full_tensor()
-        torch = sys.modules["torch"]
-        value = value.cpu()
-        # NumPy has no bfloat16; float64 holds every value of the smaller floats exactly.
-        value = (value.to(torch.float64) if value.is_floating_point() else value).numpy()
-    array = np.asarray(value)
-    if array.dtype == np.uint64:
-        return array
-    for kind, wide in (("f", np.float64), ("c", np.complex128), ("iu", np.int64), ("b", np.bool_)):
-        if array.dtype.kind in kind:
-            return array.astype(wide)
-    at = f" at {place}" if place else ""
-    raise _Difference(f"cannot compare a {type(value).__name__}{at}")
-
-
-def _compare(ours: Any, reference: Any, place: str, atol: float, rtol: float) -> tuple[float, float, str, Any, Any]:
-    """How far the worst element is beyond its bound (<= 0: within), its difference, place and both values."""
-    ours, reference = np.asarray(ours), np.asarray(reference)
-    if ours.size == 0:
-        return 0.0, 0.0, place, None, None
-    inexact = ours.dtype.kind in "fc" or reference.dtype.kind in "fc"
-    if not inexact:
-        gap = (ours != reference).astype(np.float64)
-        if ours.dtype.kind != "b" and reference.dtype.kind != "b":
-            # Python's integers: a difference of two int64 may not fit into one.
-            differing = np.flatnonzero(gap)
-            for index in differing:
-                gap.flat[index] = float(abs(int(ours.flat[index]) - int(reference.flat[index])))
-        excess = gap
-    else:
-        with np.errstate(invalid="ignore"):
-            gap = np.abs(ours - reference)
-            gap = np.where(ours == reference, 0.0, gap)  # equal infinities: inf - inf is NaN
-            bound = np.where(np.isinf(reference), 0.0, atol + rtol * np.abs(reference))
-            gap = np.where(np.isnan(gap), np.inf, gap)
-            excess = gap - bound
-    index = int(np.argmax(excess))
-    spot = np.unravel_index(index, ours.shape)
-    where = place + (f"[{', '.join(str(int(i)) for i in spot)}]" if ours.ndim else "")
-    return float(excess.flat[index]), float(gap.flat[index]), where, ours.flat[index], reference.flat[index]
-
-
-# ---- reporting -------------------------------------------------------------------------------------------------------
 
 
 def _report(kind: str, name: str, held: bool, *, detail: str = "", bound: str = "", **values: Any) -> None:
@@ -313,8 +220,3 @@ def _number(value: Any, signed: bool = False) -> str:
     if value.is_integer() and abs(value) < 1e15:
         return f"{int(value):{plus},}"
     return f"{value:{plus}.4g}" if abs(value) < 1e4 else f"{value:{plus},.1f}"
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

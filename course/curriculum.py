@@ -20,7 +20,8 @@ _KEYS: dict[str, dict[str, type]] = {
         "project": str, "lesson": list,
     },
     "lesson": {
-        "name": str, "week": int, "question": str, "needs": list, "leaves": str, "hardware": str, "papers": list,
+        "name": str, "week": int, "question": str, "needs": list, "leaves": str, "hardware": str,
+        "papers": list,
     },
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What `course run` shows while it works: a live table in a terminal, one line for each notebook elsewhere."""
+"""What `course run` shows while it works: a live table in a terminal, else a line a notebook."""
 
 from __future__ import annotations
 
@@ -85,8 +85,10 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print one line, as it is."""
-        style = "bold red" if line.startswith("FAILED") else None
-        self.console.print(line, markup=False, style=style)
+        from rich.text import Text
+
+        # Not `print(style=...)`: that would colour the live table as well.
+        self.console.print(Text(line, style="bold red" if line.startswith("FAILED") else ""))
 
     def _table(self) -> Any:
         from rich.table import Table
@@ -98,7 +100,7 @@ class Display:
             ("time", "right"),
             ("claims held", "right"),
         ):
-            table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True, min_width=12)  # type: ignore[arg-type]
         held = self.held
         for running in list(self._running.values()):
             now = running.held()

@@ -1,4 +1,142 @@
-"""tables (to come)"""
-from course.curriculum import Curriculum
-def write(c: Curriculum) -> list[str]: return []
-def stale(c: Curriculum) -> list[tuple[str,str]]: return []
+"""The tables in the documents that are made from the plan and the records.
+
+They stand between `<!-- generated: NAME -->` and `<!-- end generated -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from course import records
+from course.curriculum import CourseError, Curriculum, Lesson, Module, link
+from course.notebooks import write_text
+
+DOCUMENTS = {"README.md": "progress", "Lesson Plan.md": "modules", "docs/DevLog-000-planning.md": "weeks"}
+_BLOCK = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- end generated -->", re.DOTALL)
+
+
+def write(curriculum: Curriculum) -> list[str]:
+    """Rewrite the blocks of every document; returns the documents that changed.
+
+    Raises:
+        CourseError: for a document or a block that is missing, or a block whose name nothing generates.
+    """
+    changed = []
+    for name in DOCUMENTS:
+        old = _read(curriculum.root, name)
+        new = _rewrite(curriculum, name, old)
+        if new != old:
+            write_text(curriculum.root / name, new)
+            changed.append(name)
+    return changed
+
+
+def stale(curriculum: Curriculum) -> list[tuple[str, str]]:
+    """Documents whose blocks are not what the plan and the records say, each with a reason."""
+    found = []
+    for name in DOCUMENTS:
+        try:
+            old = _read(curriculum.root, name)
+            if _rewrite(curriculum, name, old) != old:
+                found.append((name, "its generated tables differ; `course build --documents` writes them"))
+        except CourseError as error:
+            found.append((name, str(error)))
+    return found
+
+
+def _read(root: Path, name: str) -> str:
+    if not (root / name).is_file():
+        raise CourseError(f"{name}: no such document")
+    return (root / name).read_text(encoding="utf-8")
+
+
+def _rewrite(curriculum: Curriculum, document: str, text: str) -> str:
+    makers = {"progress": progress, "modules": modules, "weeks": weeks}
+    names = [match["name"] for match in _BLOCK.finditer(text)]
+    if text.count("<!-- generated:") != len(names):
+        raise CourseError(f"{document}: a generated block without its end, or with text on the marker's line")
+    for name in names:
+        if name not in makers:
+            raise CourseError(f"{document}: nothing generates {name!r}; known: {', '.join(makers)}")
+    if DOCUMENTS[document] not in names:
+        raise CourseError(f"{document}: the block '<!-- generated: {DOCUMENTS[document]} -->' is missing")
+
+    def block(match: re.Match[str]) -> str:
+        made = makers[match["name"]](curriculum, document)
+        return f"<!-- generated: {match['name']} -->\n{made}\n<!-- end generated -->"
+
+    return _BLOCK.sub(block, text)
+
+
+def progress(curriculum: Curriculum, document: str) -> str:
+    """A row for each module: its phase, how many of its lessons exist, its status."""
+    lines = [_cells("Phase", "Module", "Lessons", "Status"), "|---|---|---|---|"]
+    for module in curriculum.modules:
+        done = [lesson for lesson in module.lessons if curriculum.done(lesson)]
+        names = dict.fromkeys(curriculum.phase_of(lesson).name for lesson in module.lessons)
+        title = _link_if(curriculum, f"{module.folder}/README.md", module.title, document)
+        count = f"{len(done)} of {len(module.lessons)}" if module.lessons else "to be planned"
+        lines.append(_cells(", ".join(names), title, count, _module_status(curriculum, module)))
+    total = len(curriculum.lessons)
+    done_count = sum(curriculum.done(lesson) for lesson in curriculum.lessons)
+    return "\n".join([*lines, "", f"{done_count} of {total} planned lessons are written."])
+
+
+def modules(curriculum: Curriculum, document: str) -> str:
+    """A section for each module, with a table of its notebooks."""
+    measured = records.load(curriculum.root)
+    parts = []
+    for module in curriculum.modules:
+        heading = [f"## {module.title}", "", f"**Goal.** {module.goal}", ""]
+        heading += [f"**Concepts.** {', '.join(module.concepts)}.", ""]
+        heading += [f"**Prerequisites.** {', '.join(module.prerequisites) or 'none'}.", ""]
+        heading += [f"**Project.** {module.project}", ""]
+        if module.package:
+            heading += [f"**Package.** `{module.package}`", ""]
+        table = [_cells("Notebook", "Question", *records.SCALES.values(), "Status"), "|---" * 6 + "|"]
+        for lesson in module.lessons:
+            times = [
+                records.duration(records.seconds(measured, scale, lesson.path)) for scale in records.SCALES
+            ]
+            title = _link_if(curriculum, lesson.path, f"{lesson.number}. {lesson.title}", document)
+            table.append(_cells(title, lesson.question, *times, _status(curriculum, lesson)))
+        parts.append("\n".join(heading + (table if module.lessons else ["Its notebooks are to be planned."])))
+    return "\n\n".join(parts)
+
+
+def weeks(curriculum: Curriculum, document: str) -> str:
+    """A row for each lesson in the order of the weeks; a week without one says so."""
+    lines = [
+        _cells("Week", "Phase", "Module", "Notebook", "Status", "Papers", "Hardware"),
+        "|---" * 7 + "|",
+    ]
+    for phase in curriculum.phases:
+        for week in phase.weeks:
+            lessons = [lesson for lesson in curriculum.lessons if lesson.week == week]
+            for lesson in lessons:
+                title = _link_if(curriculum, lesson.path, f"{lesson.number}. {lesson.title}", document)
+                module = curriculum.module_of(lesson).title
+                papers = "<br>".join(lesson.papers)
+                status = _status(curriculum, lesson)
+                lines.append(_cells(str(week), phase.name, module, title, status, papers, lesson.hardware))
+            if not lessons:
+                lines.append(_cells(str(week), phase.name, "", "", "to be planned", "", ""))
+    return "\n".join(lines)
+
+
+def _status(curriculum: Curriculum, lesson: Lesson) -> str:
+    return "done" if curriculum.done(lesson) else "planned"
+
+
+def _module_status(curriculum: Curriculum, module: Module) -> str:
+    done = [curriculum.done(lesson) for lesson in module.lessons]
+    return "done" if done and all(done) else "in progress" if any(done) else "planned"
+
+
+def _link_if(curriculum: Curriculum, path: str, text: str, document: str) -> str:
+    return f"[{text}]({link(path, document)})" if (curriculum.root / path).is_file() else text
+
+
+def _cells(*texts: str) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

@@ -16,7 +16,7 @@ from course.notebooks import Notebook, first_code_line, runnable
 
 @dataclass
 class Failure:
-    """Why a notebook did not run to its end: `cell` is its position counted from 1, 0 before the first cell."""
+    """Why a notebook did not run to its end; `cell` counts its code cells from 1, 0 is before the first."""
 
     cell: int
     cells: int
@@ -79,7 +79,7 @@ async def execute(
     keep_going: bool = False,
     on_cell: Callable[[int, int], None] = lambda number, of: None,
 ) -> Outcome:
-    """Execute a notebook in place, in a kernel of its own that is gone afterwards, with all its child processes.
+    """Execute a notebook in place, in a kernel of its own that is gone afterwards with its child processes.
 
     Args:
         notebook: its outputs are replaced.

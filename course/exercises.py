@@ -1,8 +1,8 @@
 """The reader's copy of an exercise notebook, made from its solution.
 
-In a code cell of `solutions/N_name.ipynb`, the lines between `# BEGIN SOLUTION` and `# END SOLUTION` become one line
-that raises `NotImplementedError`. What stands behind BEGIN SOLUTION is its message. Cells tagged `solution` are left
-out, and a cell tagged `exercise-check` is the check of one exercise.
+In a code cell of `solutions/N_name.ipynb`, the lines between `# BEGIN SOLUTION` and `# END SOLUTION` become
+one line that raises `NotImplementedError`. What stands behind BEGIN SOLUTION is its message. Cells tagged
+`solution` are left out, and a cell tagged `exercise-check` is the check of one exercise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def stub(source: str, place: str) -> str:
     """The source with each solution replaced.
 
     Raises:
-        NotebookError: where a BEGIN has no END, or the other way round; `place` names the cell in the message.
+        NotebookError: where a BEGIN has no END, or the other way round; `place` names the cell in the
+            message.
     """
     lines: list[str] = []
     inside = False

@@ -1,4 +1,4 @@
-"""A kernel of this interpreter: started, asked cell by cell, watched, and gone afterwards with its children."""
+"""A kernel of this interpreter: started, asked cell by cell, watched, and ended with its children."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class Kernel:
 
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_this_interpreter())
         client = NotebookClient(self.notebook, km=manager, allow_errors=True)
-        # No widget front-end: Lightning's Rich bar makes it wait for a message that never comes (nbclient#312).
+        # No widget front-end: Lightning's Rich bar makes it wait for a message that never comes
+        # (nbclient#312).
         client.widget_registry = {}
         client.log = logging.getLogger("course.kernel")
         client.log.setLevel(logging.CRITICAL + 1)

@@ -12,7 +12,7 @@ from course.progress import Line
 
 
 def quiet() -> None:
-    """Turn off Lightning's chatter about devices and the one deprecation warning that no reader can act on."""
+    """Turn off Lightning's chatter about devices, and one deprecation warning that no reader can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # torch's pytree warns Lightning about a class of its own; the message is the only handle.
@@ -20,10 +20,10 @@ def quiet() -> None:
 
 
 class ProgressLine(pl.Callback):
-    """Lightning's steps on one line: the optimiser step, its total, and the metrics logged with `prog_bar=True`.
+    """Lightning's steps on one line: the step, their total, and the metrics logged with `prog_bar=True`.
 
-    Use it with `Trainer(enable_progress_bar=False, callbacks=[ProgressLine()])`: Lightning's own bar floods saved
-    outputs, and can stall a notebook that runs without a browser (jupyter/nbclient#312).
+    Use it with `Trainer(enable_progress_bar=False, callbacks=[ProgressLine()])`: Lightning's own bar floods
+    saved outputs, and can stall a notebook that runs without a browser (jupyter/nbclient#312).
     """
 
     def __init__(self, label: str = "training") -> None:
@@ -45,7 +45,7 @@ class ProgressLine(pl.Callback):
             self._line.close()
             self._line = None
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, error: BaseException) -> None:
         if self._line is not None:
             self._line.close()
             self._line = None

@@ -63,7 +63,7 @@ class Scale:
 
 
 def detect(environ: dict[str, str] | None = None) -> Scale:
-    """Choose the scale from the hardware, overridden by `COURSE_SCALE` (a scale's name) and `COURSE_DEVICE=mps`.
+    """Choose the scale from the hardware, or as `COURSE_SCALE` (a scale's name) and `COURSE_DEVICE=mps` say.
 
     Raises:
         ValueError: for an unknown name, or one this machine cannot serve.
@@ -74,9 +74,9 @@ def detect(environ: dict[str, str] | None = None) -> Scale:
     wanted = env.get("COURSE_SCALE", "")
     wanted_device = env.get("COURSE_DEVICE", "")
     if wanted and wanted not in NAMES:
-        raise ValueError(f"COURSE_SCALE={wanted!r} is not a scale; use one of {', '.join(NAMES)}, or unset it")
+        raise ValueError(f"COURSE_SCALE={wanted!r} is no scale; use one of {', '.join(NAMES)}, or unset it")
     if wanted_device not in ("", "mps"):
-        raise ValueError(f"COURSE_DEVICE={wanted_device!r}: only 'mps' can be forced; unset it, or use COURSE_SCALE")
+        raise ValueError(f"COURSE_DEVICE={wanted_device!r}: only 'mps' can be forced; else use COURSE_SCALE")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     needed = {"": 0, "cpu": 0, "gpu": 1, "multi-gpu": 2}[wanted]
     if gpus < needed:
@@ -88,7 +88,8 @@ def detect(environ: dict[str, str] | None = None) -> Scale:
     chosen = "set by COURSE_SCALE" if wanted else None
     if name != "cpu":
         properties = torch.cuda.get_device_properties(0)
-        # Ampere (8.0) is the first generation with bf16 units; is_bf16_supported() also says yes to emulation.
+        # Ampere (8.0) is the first generation with bf16 units; is_bf16_supported() also says yes to
+        # emulation.
         return Scale(
             name=name,
             device="cuda",
@@ -102,8 +103,10 @@ def detect(environ: dict[str, str] | None = None) -> Scale:
     if wanted_device == "mps":
         if not mps:
             raise ValueError("COURSE_DEVICE=mps, but torch sees no Apple GPU; unset it")
-        return Scale("cpu", "mps", 1, ram(), "32-true", "Apple MPS", "COURSE_DEVICE=mps; numbers differ from a CPU's")
-    reason = chosen or ("an Apple GPU counts as cpu; COURSE_DEVICE=mps uses it" if mps else "torch sees no CUDA GPU")
+        reason = "COURSE_DEVICE=mps; numbers differ from a CPU's"
+        return Scale("cpu", "mps", 1, ram(), "32-true", "Apple MPS", reason)
+    found = "an Apple GPU counts as cpu; COURSE_DEVICE=mps uses it" if mps else "torch sees no CUDA GPU"
+    reason = chosen or found
     return Scale("cpu", "cpu", 1, ram(), "32-true", cpu_name(), reason)
 
 

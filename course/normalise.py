@@ -77,7 +77,7 @@ def _outputs(outputs: list[Any], count: int, root: Path) -> list[dict[str, Any]]
 
 
 def coalesce(notebook: Notebook) -> None:
-    """Join pieces of one stream that follow each other, in place, and keep the last `\\r` frame of each line."""
+    """Join pieces of one stream, in place, and keep the last `\\r` frame of each line."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _coalesced(cell.outputs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 
 # Okabe and Ito's palette: told apart with every common colour blindness. https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLORS = (
@@ -24,7 +25,7 @@ def use_style() -> None:
             "font.size": 11,
             "axes.titlesize": 11,
             "axes.titlelocation": "left",
-            "axes.prop_cycle": matplotlib.cycler(color=COLORS[:7]),
+            "axes.prop_cycle": cycler(color=COLORS[:7]),
             "axes.grid": True,
             "axes.spines.top": False,
             "axes.spines.right": False,

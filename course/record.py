@@ -1,4 +1,4 @@
-"""`course run --record`: keep what a run measured in `docs/results/notebooks.json`, with what it was measured on."""
+"""`course run --record`: keep what a run measured, and on what, in `docs/results/notebooks.json`."""
 
 from __future__ import annotations
 

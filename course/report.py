@@ -1,4 +1,4 @@
-"""The report of `course run`: `index.html`, `claims.jsonl`, and a page for each notebook. Nothing needs a network."""
+"""The report of `course run`: `index.html`, `claims.jsonl`, a page a notebook. None needs a network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def write(curriculum: Curriculum, state: State, output: Path) -> None:
 def page(notebook: Notebook, title: str, depth: int) -> str:
     """A notebook as one HTML file.
 
-    It loads nothing but MathJax, and does not wait for that: without a network only the formulas stay as LaTeX.
+    It loads nothing but MathJax, and does not wait for that: without a network only the formulas stay as
+        LaTeX.
 
     Args:
         notebook: an executed notebook.
@@ -61,7 +62,8 @@ _PAGE = """\
 <script type="text/x-mathjax-config">
 MathJax.Hub.Config({
   TeX: {equationNumbers: {autoNumber: "AMS", useLabelIds: true}},
-  tex2jax: {inlineMath: [['$', '$']], displayMath: [['$$', '$$']], processEscapes: true, processEnvironments: true},
+  tex2jax: {inlineMath: [['$', '$']], displayMath: [['$$', '$$']], processEscapes: true, processEnvironments:
+      true},
   messageStyle: "none"
 });
 </script>
@@ -76,7 +78,7 @@ MathJax.Hub.Config({
 """
 
 
-# ---- index.html ------------------------------------------------------------------------------------------------------
+# ---- index.html ----------------------------------------------------------------------------------------
 
 
 def _index(
@@ -114,7 +116,8 @@ def _index(
     if missing:
         names = ", ".join(escape(path) for path in missing)
         body.append(
-            f'<p class="note">Interrupted: {len(missing)} not reached ({names}). The same command continues.</p>'
+            f'<p class="note">Interrupted: {len(missing)} not reached ({names}). '
+            "The same command continues.</p>"
         )
     body.append("<h2>Notebooks</h2>")
     body.append('<table class="notebooks"><thead><tr><th></th><th>Notebook</th><th>Status</th><th>Time</th>')
@@ -122,8 +125,8 @@ def _index(
     body += [_row(curriculum, output, path, state.notebooks[path]) for path in paths]
     body.append("</tbody></table><h2>Claims</h2>")
     body.append(
-        "<p>Each claim as its notebook stated it. For <i>equal</i>, predicted and measured are the reference and our "
-        "value where they differ most.</p>"
+        "<p>Each claim as its notebook stated it. For <i>equal</i>, predicted and measured are the reference "
+        "and ours where they differ most.</p>"
     )
     body.append(
         '<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>'
@@ -166,7 +169,8 @@ def _claim_rows(path: str, claims: list[dict[str, Any]]) -> Iterator[str]:
     if not claims:
         return
     held = sum(claim["held"] for claim in claims)
-    yield f'<tbody><tr class="group"><th colspan="7">{escape(path)} <small>{held} of {len(claims)} held</small></th></tr>'
+    count = f"<small>{held} of {len(claims)} held</small>"
+    yield f'<tbody><tr class="group"><th colspan="7">{escape(path)} {count}</th></tr>'
     for claim in claims:
         unit = f" {claim['unit']}" if claim.get("unit") else ""
         values = [number(claim.get(key)) for key in ("predicted", "measured", "difference")]
@@ -231,43 +235,37 @@ def _class(name: str, wanted: bool = True) -> str:
 
 _HEAD = """\
 <!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Course run</title>
-<style>
-:root { --ink: #1b1f24; --dim: #5c6670; --line: #d9dee3; --soft: #f4f6f8; --good: #00694d; --bad: #b3261e; }
-* { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: #fff; font: 15px/1.45 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 24px 20px 60px; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 19px; margin: 32px 0 10px; }
-header p, h2 + p { margin: 4px 0 12px; color: var(--dim); }
-a { color: #0b5cad; } small { color: var(--dim); font-size: 13px; font-weight: normal; }
-td small { display: block; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 16px; }
-.tiles div { flex: 1 1 150px; background: var(--soft); border-radius: 8px; padding: 12px 16px; }
-.tiles b { display: block; font-size: 22px; } .tiles span { color: var(--dim); font-size: 13px; }
-.tiles .bad b { color: var(--bad); }
-.note { background: #fff4e0; border-radius: 8px; padding: 10px 14px; }
-table { border-collapse: collapse; width: 100%; }
-th { text-align: left; font-size: 13px; color: var(--dim); font-weight: 600; }
-th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
-.notebooks td { padding: 10px; } .notebooks th:nth-child(n+4), .number { text-align: right; white-space: nowrap; }
-.number { font-variant-numeric: tabular-nums; }
-.picture { width: 150px; } .picture img { display: block; width: 140px; max-height: 90px; object-fit: contain; object-position: left top; }
-.name a { font-weight: 600; } .name { width: 45%; }
-pre { margin: 8px 0 0; padding: 8px 10px; background: #fdf0ef; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere;
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
+initial-scale=1"> <title>Course run</title> <style> :root { --ink: #1b1f24; --dim: #5c6670; --line: #d9dee3;
+--soft: #f4f6f8; --good: #00694d; --bad: #b3261e; } * { box-sizing: border-box; } body { margin: 0; color:
+var(--ink); background: #fff; font: 15px/1.45 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; } main {
+max-width: 1160px; margin: 0 auto; padding: 24px 20px 60px; } h1 { font-size: 26px; margin: 0; } h2 {
+font-size: 19px; margin: 32px 0 10px; } header p, h2 + p { margin: 4px 0 12px; color: var(--dim); } a { color:
+#0b5cad; } small { color: var(--dim); font-size: 13px; font-weight: normal; } td small { display: block; }
+.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 16px; } .tiles div { flex: 1 1 150px;
+background: var(--soft); border-radius: 8px; padding: 12px 16px; } .tiles b { display: block; font-size: 22px;
+} .tiles span { color: var(--dim); font-size: 13px; } .tiles .bad b { color: var(--bad); } .tiles .bad span {
+font-weight: normal; } .note { background: #fff4e0; border-radius: 8px; padding: 10px 14px; } table {
+border-collapse: collapse; width: 100%; } th { text-align: left; font-size: 13px; color: var(--dim);
+font-weight: 600; } th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
+.notebooks td { padding: 10px; } .notebooks th:nth-child(n+4), .number { text-align: right; white-space:
+nowrap; } .number { font-variant-numeric: tabular-nums; } .picture { width: 150px; } .picture img { display:
+block; width: 140px; max-height: 90px; object-fit: contain; object-position: left top; } .name a {
+font-weight: 600; } .name { width: 45%; } pre { margin: 8px 0 0; padding: 8px 10px; background: #fdf0ef;
+border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere;
   font: 13px/1.4 ui-monospace, Consolas, monospace; }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 .wide { overflow-x: auto; }
-.claims { font-size: 14px; } .claims td:first-child { min-width: 220px; } .claims i { color: var(--dim); font-size: 12px; }
-.claims th:nth-child(2), .claims th:nth-child(3), .claims th:nth-child(4) { text-align: right; }
-.claims .group th { text-align: left; color: var(--ink); background: var(--soft); font-size: 14px; }
+.claims { font-size: 14px; } .claims td:first-child { min-width: 220px; } .claims i { color: var(--dim);
+font-size: 12px; } .claims th:nth-child(2), .claims th:nth-child(3), .claims th:nth-child(4) { text-align:
+right; } .claims .group th { text-align: left; color: var(--ink); background: var(--soft); font-size: 14px; }
 .detail { overflow-wrap: anywhere; } .hardware { color: var(--dim); font-size: 12px; min-width: 130px; }
 @media (max-width: 760px) {
   .notebooks thead { display: none; }
-  .notebooks tr { display: grid; grid-template-columns: 1fr 1fr 1fr 1fr; border-bottom: 1px solid var(--line); padding: 8px 0; }
-  .notebooks td { border: 0; padding: 4px 6px; text-align: left; }
-  .notebooks .name { grid-column: 2 / 5; grid-row: 1; width: auto; } .notebooks .picture { width: auto; }
-  .picture img { width: 100%; }
+  .notebooks tr { display: grid; grid-template-columns: 1fr 1fr 1fr 1fr; border-bottom: 1px solid var(--line);
+  padding: 8px 0; } .notebooks td { border: 0; padding: 4px 6px; text-align: left; } .notebooks .name {
+  grid-column: 2 / 5; grid-row: 1; width: auto; } .notebooks .picture { width: auto; } .picture img { width:
+  100%; }
 }
 </style></head><body><main>
 """

@@ -1,4 +1,4 @@
-"""`course run`: notebooks in order, side by side where asked, with a report and a state that survives Ctrl-C."""
+"""`course run`: notebooks in order or side by side, with a report and a state that survives Ctrl-C."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ class Runner:
         good = display.total - len(failed)
         say(f"{good} of {display.total} notebooks ran to the end, {held} claims held; report: {page}")
         if failed:
-            say(
-                f"{len(failed)} failed; `course run --only-failed` runs {'it' if len(failed) == 1 else 'them'} again"
-            )
+            say(f"{len(failed)} failed; again only the failed: `course run --only-failed`")
         return 1 if failed else 0
 
     async def _all(self) -> None:

@@ -12,8 +12,8 @@ from course.curriculum import CourseError, Curriculum
 def to_run(curriculum: Curriculum, arguments: list[str], cwd: Path) -> list[str]:
     """Notebooks to run, relative to the root, in the order of the plan.
 
-    A notebook names itself; a folder of lessons or a module names its lessons; `exercises/` and `solutions/` name
-    what they hold. No argument at all names every lesson.
+    A notebook names itself; a folder of lessons or a module names its lessons; `exercises/` and `solutions/`
+    name what they hold. No argument at all names every lesson.
 
     Raises:
         CourseError: for an argument that names nothing.
@@ -43,7 +43,7 @@ def to_run(curriculum: Curriculum, arguments: list[str], cwd: Path) -> list[str]
 
 
 def to_build(curriculum: Curriculum, arguments: list[str], cwd: Path) -> list[str]:
-    """Lessons and solutions to build, relative to the root, in the order of the plan; all without an argument.
+    """Lessons and solutions to build, relative to the root, in the plan's order; all without an argument.
 
     Raises:
         CourseError: for an argument that names none of them.
@@ -77,7 +77,10 @@ def start_from(chosen: list[str], text: str, root: Path, cwd: Path) -> list[str]
             f"--from {text!r} names none of the {len(chosen)} notebooks to run{near(text, chosen)}"
         )
     if len(matches) > 1:
-        raise CourseError(f"--from {text!r} names {len(matches)} notebooks: {', '.join(matches)}")
+        raise CourseError(
+            f"--from {text!r} names {len(matches)} notebooks: "
+            f"{', '.join(matches[:3])}{', ...' * (len(matches) > 3)}"
+        )
     return chosen[chosen.index(matches[0]) :]
 
 
@@ -94,7 +97,7 @@ def every_notebook(curriculum: Curriculum) -> list[str]:
 
 
 def inside(curriculum: Curriculum, argument: str, cwd: Path) -> str:
-    """The path of an existing file or folder relative to the root; `argument` is seen from `cwd` or from the root.
+    """An existing file or folder, relative to the root; `argument` is seen from `cwd` or from the root.
 
     Raises:
         CourseError: when it does not exist (with near names), or lies outside the course.

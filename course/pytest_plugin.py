@@ -1,0 +1,125 @@
+"""Notebooks under pytest run the same alone, side by side and in CI, and their claims are counted.
+
+The plugin acts on nbmake's items only, and puts back whatever it changed after each of them. It is loaded by
+every pytest run in its environment, so it imports nothing that is slow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_CLAIMS = pytest.StashKey[tuple[Path, int]]()
+_FOLDER = pytest.StashKey[str]()
+
+# One thread: two kernels side by side with two threads each run slower on two cores than one after the other.
+KERNEL_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONHASHSEED": "0",
+    # Without bytecode each kernel compiles torch's and Lightning's thousands of files anew.
+    "PYTHONDONTWRITEBYTECODE": None,
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the file that claims are appended to: the user's COURSE_CLAIMS, or one of this session's own."""
+    named = os.environ.get("COURSE_CLAIMS") or getattr(config, "workerinput", {}).get("course_claims")
+    if not named:
+        config.stash[_FOLDER] = tempfile.mkdtemp(prefix="course-claims-")
+        named = os.path.join(config.stash[_FOLDER], "claims.jsonl")
+    path = Path(named)
+    config.stash[_CLAIMS] = path, path.stat().st_size if path.is_file() else 0
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist the file, so that the session has one."""
+    node.workerinput["course_claims"] = str(node.config.stash[_CLAIMS][0])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the session's own file."""
+    folder = config.stash.get(_FOLDER, None)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Around a notebook: the kernel's environment and nbclient's settings."""
+    if not getattr(item, "nbmake", False):
+        return (yield)
+    path = Path(item.path)
+    root = item.config.rootpath
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    claims = str(item.config.stash[_CLAIMS][0])
+    with (
+        _environment({**KERNEL_ENVIRONMENT, "COURSE_NOTEBOOK": name, "COURSE_CLAIMS": claims}),
+        _quick_client(),
+    ):
+        return (yield)
+
+
+@contextmanager
+def _environment(values: dict[str, str | None]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def _quick_client() -> Iterator[None]:
+    from nbclient import NotebookClient
+
+    original = NotebookClient.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        # A widget front-end waits, sometimes until the cell's timeout, for Lightning's Rich bar
+        # (nbclient#312).
+        self.widget_registry = {}
+        self.shutdown_kernel = "immediate"  # 0.2 s instead of 3
+
+    NotebookClient.__init__ = init  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        NotebookClient.__init__ = original  # type: ignore[method-assign]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how many claims held in how many notebooks."""
+    path, start = config.stash[_CLAIMS]
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        records = [json.loads(line) for line in file.read().decode("utf-8").splitlines()]
+    records = [record for record in records if record["notebook"]]
+    if records:
+        held = sum(record["held"] for record in records)
+        notebooks = len({record["notebook"] for record in records})
+        broken = f", {len(records) - held} did not" if held < len(records) else ""
+        terminalreporter.write_line(
+            f"{held} claims held in {notebooks} notebook{'s' * (notebooks != 1)}{broken}"
+        )
