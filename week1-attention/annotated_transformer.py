@@ -21,7 +21,7 @@ Tokens = Int[Tensor, "batch time"]
 Hidden = Float[Tensor, "batch time d_model"]
 Memory = Float[Tensor, "batch source_time d_model"]  # the encoder's output
 Logits = Float[Tensor, "batch time vocab_size"]
-Mask = Bool[Tensor, "*#batch_heads #queries #keys"]
+Mask = Bool[Tensor, "... _ _"]  # (batch, heads, queries, keys), or what broadcasts to it
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def attention(
     query: Float[Tensor, "*batch_heads queries head_dim"],
     key: Float[Tensor, "*batch_heads keys head_dim"],
     value: Float[Tensor, "*batch_heads keys value_dim"],
-    mask: Mask | None = None,
+    mask: Bool[Tensor, "*#batch_heads #queries #keys"] | None = None,
 ) -> tuple[Float[Tensor, "*batch_heads queries value_dim"], Float[Tensor, "*batch_heads queries keys"]]:
     """Scaled dot-product attention, equation 1: output and weights. A query that may attend to nothing
     gets zeros (weights, output, gradient), as in torch 2.13's `F.scaled_dot_product_attention`; there
