@@ -45,8 +45,7 @@ def text(curriculum: Curriculum, lesson: Lesson, measured: dict[str, dict[str, A
         count = len(exercises.checks(read(curriculum.root / solution, solution)))
         target = link(exercises.exercises_path(solution), lesson.path)
         lines.append(
-            f"- [{count} exercise{'s' * (count != 1)}]({target}), "
-            f"with [solutions]({link(solution, lesson.path)})"
+            f"- [{count} exercise{'s' * (count != 1)}]({target}), with [solutions]({link(solution, lesson.path)})"
         )
     recorded = [
         f"{records.SCALES[scale]}: {measured[scale]['hardware']}"
@@ -78,6 +77,4 @@ def put(notebook: Notebook, card: str, name: str) -> None:
 def get(notebook: Notebook) -> str | None:
     """The card's Markdown, None where the first cell is no card."""
     first = notebook.cells[0] if notebook.cells else None
-    return (
-        first.source if first is not None and TAG in tags(first) and first.cell_type == "markdown" else None
-    )
+    return first.source if first is not None and TAG in tags(first) and first.cell_type == "markdown" else None

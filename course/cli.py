@@ -24,9 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="course", description="Run, check and build the notebooks of the course."
-    )
+    parser = argparse.ArgumentParser(prog="course", description="Run, check and build the notebooks of the course.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, function: Callable[[argparse.Namespace], int], help: str, text: str) -> Any:
@@ -41,42 +39,24 @@ def _parser() -> argparse.ArgumentParser:
         "path", nargs="*", metavar="PATH", help="a notebook, a folder or a module; every lesson by default"
     )
     run.add_argument("--jobs", type=_positive, default=1, metavar="N", help="notebooks at a time (default 1)")
-    run.add_argument(
-        "--from", dest="start", metavar="NOTEBOOK", help="start there: a path, or a part of one name"
-    )
-    run.add_argument(
-        "--only-failed", action="store_true", help="what failed or was not reached in the last run"
-    )
+    run.add_argument("--from", dest="start", metavar="NOTEBOOK", help="start there: a path, or a part of one name")
+    run.add_argument("--only-failed", action="store_true", help="what failed or was not reached in the last run")
     run.add_argument("--fresh", action="store_true", help="after Ctrl-C: run the finished ones again too")
-    run.add_argument(
-        "--timeout", type=_positive, default=600, metavar="SECONDS", help="for one cell (default 600)"
-    )
+    run.add_argument("--timeout", type=_positive, default=600, metavar="SECONDS", help="for one cell (default 600)")
     run.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default runs/course)")
     run.add_argument("--record", action="store_true", help="write the times to docs/results/notebooks.json")
 
     command("doctor", _doctor, "say what this machine has, what is wrong, and what to type", _DOCTOR)
 
     status = command("status", _status, "what you have run, when, and which exercises are solved", _STATUS)
-    status.add_argument(
-        "--output", type=Path, metavar="DIR", help="where `course run` wrote (default runs/course)"
-    )
+    status.add_argument("--output", type=Path, metavar="DIR", help="where `course run` wrote (default runs/course)")
 
     build = command("build", _build, "execute notebooks and write them back with normalised outputs", _BUILD)
-    build.add_argument(
-        "path", nargs="*", metavar="NOTEBOOK", help="a lesson, a solution, or a folder of them"
-    )
-    build.add_argument(
-        "--all", action="store_true", help="execute all of them, also those that are not stale"
-    )
-    build.add_argument(
-        "--check", action="store_true", help="say what is stale, without a run; exit code 1 if any is"
-    )
-    build.add_argument(
-        "--documents", action="store_true", help="rewrite the generated tables of the documents"
-    )
-    build.add_argument(
-        "--timeout", type=_positive, default=600, metavar="SECONDS", help="for one cell (default 600)"
-    )
+    build.add_argument("path", nargs="*", metavar="NOTEBOOK", help="a lesson, a solution, or a folder of them")
+    build.add_argument("--all", action="store_true", help="execute all of them, also those that are not stale")
+    build.add_argument("--check", action="store_true", help="say what is stale, without a run; exit code 1 if any is")
+    build.add_argument("--documents", action="store_true", help="rewrite the generated tables of the documents")
+    build.add_argument("--timeout", type=_positive, default=600, metavar="SECONDS", help="for one cell (default 600)")
     return parser
 
 
@@ -138,9 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.record and options.jobs > 1:
         raise CourseError("--record measures one notebook at a time: leave --jobs out")
     output = (options.output or root / state.OUTPUT).resolve()
-    arguments = runner.Options(
-        chosen, output, options.jobs, options.timeout, options.fresh, options.only_failed
-    )
+    arguments = runner.Options(chosen, output, options.jobs, options.timeout, options.fresh, options.only_failed)
     running = runner.Runner(curriculum, arguments)
     status = running.run()
     if options.record:
@@ -175,6 +153,4 @@ def _build(options: argparse.Namespace) -> int:
     chosen = selection.to_build(curriculum, options.path, Path.cwd())
     if options.check:
         return build.check(curriculum, chosen, documents=not options.path)
-    return build.build_all(
-        curriculum, chosen, execute=bool(options.path) or options.all, timeout=options.timeout
-    )
+    return build.build_all(curriculum, chosen, execute=bool(options.path) or options.all, timeout=options.timeout)

@@ -76,9 +76,7 @@ def _array(value: Any, place: str) -> np.ndarray:
     raise Difference(f"cannot compare a {type(value).__name__}{at}")
 
 
-def compare(
-    ours: Any, reference: Any, place: str, atol: float, rtol: float
-) -> tuple[float, float, str, Any, Any]:
+def compare(ours: Any, reference: Any, place: str, atol: float, rtol: float) -> tuple[float, float, str, Any, Any]:
     """How far the worst element is beyond its bound (<= 0: within), its difference, place and both values."""
     ours, reference = np.asarray(ours), np.asarray(reference)
     if ours.size == 0:

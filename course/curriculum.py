@@ -129,9 +129,7 @@ def find_root(start: Path | None = None) -> Path:
     for folder in (start, *start.parents, Path(__file__).resolve().parent.parent):
         if (folder / PLAN).is_file():
             return folder
-    raise CourseError(
-        f"no course here: {start} lies in no folder with {PLAN}; cd into the clone and try again"
-    )
+    raise CourseError(f"no course here: {start} lies in no folder with {PLAN}; cd into the clone and try again")
 
 
 def load(root: Path) -> Curriculum:
@@ -153,9 +151,7 @@ def load(root: Path) -> Curriculum:
     curriculum = Curriculum(root, phases, modules)
     for lesson in curriculum.lessons:
         if not any(lesson.week in phase.weeks for phase in phases):
-            raise CourseError(
-                f"{PLAN}: lesson {lesson.name!r} is in week {lesson.week}, which no phase holds"
-            )
+            raise CourseError(f"{PLAN}: lesson {lesson.name!r} is in week {lesson.week}, which no phase holds")
     folders = [module.folder for module in modules]
     if len(set(folders)) < len(folders):
         raise CourseError(f"{PLAN}: two modules share a folder: {', '.join(folders)}")
@@ -217,9 +213,10 @@ def _phase(entry: Mapping[str, Any], place: str) -> Phase:
 
 
 def _module(entry: Mapping[str, Any], place: str) -> Module:
+    raw_lessons = list(_tables(entry, "lesson", place))
     values = _fields("module", {"lesson": [], **entry}, place)
     lessons = []
-    for number, (raw, lesson_place) in enumerate(_tables(entry, "lesson", place), start=1):
+    for number, (raw, lesson_place) in enumerate(raw_lessons, start=1):
         fields = _fields("lesson", raw, f"{place}, {lesson_place}")
         _week(fields["week"], f"{place}, {lesson_place}")
         if not fields["name"].startswith(f"{number}_"):

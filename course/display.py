@@ -52,9 +52,7 @@ class Display:
         if self.console.is_terminal:
             from rich.live import Live
 
-            self._live = Live(
-                get_renderable=self._table, console=self.console, refresh_per_second=4, transient=True
-            )
+            self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 

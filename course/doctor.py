@@ -64,9 +64,7 @@ def python() -> Iterator[Finding]:
     if SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
         yield Finding("ok", text)
     else:
-        yield Finding(
-            "WRONG", f"{text}; the course needs {wanted}", "uv python install 3.12 && uv sync --python 3.12"
-        )
+        yield Finding("WRONG", f"{text}; the course needs {wanted}", "uv python install 3.12 && uv sync --python 3.12")
 
 
 def packages() -> Iterator[Finding]:
@@ -106,9 +104,7 @@ def torch_and_scale() -> Iterator[Finding]:
     """torch and its build, the GPUs, and the scale that notebooks pick, all asked of a child process."""
     answer = probe.ask()
     if "torch" not in answer:
-        yield Finding(
-            "WRONG", answer.get("error", "torch cannot be imported"), "uv sync --reinstall-package torch"
-        )
+        yield Finding("WRONG", answer.get("error", "torch cannot be imported"), "uv sync --reinstall-package torch")
         return
     build = f"built for CUDA {answer['cuda']}" if answer.get("cuda") else "a build without CUDA"
     yield Finding("ok", f"torch {answer['torch']}, {build}")
@@ -154,9 +150,7 @@ def memory_and_disk() -> Iterator[Finding]:
     memory = ram() / GIB
     text = f"{memory:.1f} GiB of RAM"
     yield (
-        Finding("ok", text)
-        if memory >= 4
-        else Finding("note", f"{text}: run with --jobs 1, and close other programs")
+        Finding("ok", text) if memory >= 4 else Finding("note", f"{text}: run with --jobs 1, and close other programs")
     )
     free = shutil.disk_usage(Path.cwd()).free / GIB
     text = f"{free:.1f} GiB of disk free"

@@ -96,9 +96,7 @@ def modules(curriculum: Curriculum, document: str) -> str:
             heading += [f"**Package.** `{module.package}`", ""]
         table = [_cells("Notebook", "Question", *records.SCALES.values(), "Status"), "|---" * 6 + "|"]
         for lesson in module.lessons:
-            times = [
-                records.duration(records.seconds(measured, scale, lesson.path)) for scale in records.SCALES
-            ]
+            times = [records.duration(records.seconds(measured, scale, lesson.path)) for scale in records.SCALES]
             title = _link_if(curriculum, lesson.path, f"{lesson.number}. {lesson.title}", document)
             table.append(_cells(title, lesson.question, *times, _status(curriculum, lesson)))
         parts.append("\n".join(heading + (table if module.lessons else ["Its notebooks are to be planned."])))

@@ -87,11 +87,7 @@ def _coalesced(outputs: list[Any]) -> list[Any]:
     kept: list[Any] = []
     for output in outputs:
         last = kept[-1] if kept else None
-        if (
-            last is not None
-            and output.output_type == last.output_type == "stream"
-            and last.name == output.name
-        ):
+        if last is not None and output.output_type == last.output_type == "stream" and last.name == output.name:
             last.text += output.text
         else:
             kept.append(copy.copy(output))

@@ -111,17 +111,13 @@ def first_code_line(cell: Any) -> str:
 def runnable(notebook: Notebook) -> list[tuple[int, Any]]:
     """The code cells that are not empty, with their index."""
     return [
-        (index, cell)
-        for index, cell in enumerate(notebook.cells)
-        if cell.cell_type == "code" and cell.source.strip()
+        (index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()
     ]
 
 
 def held_lines(cell: Any) -> int:
     """How many claims the saved output of a cell shows as held."""
-    text = "".join(
-        output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream"
-    )
+    text = "".join(output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream")
     return sum(line.startswith("holds") for line in text.splitlines())
 
 
@@ -172,6 +168,4 @@ def _texts(output: Any) -> Iterator[str]:
 
 
 def _joined(value: Any) -> Any:
-    return (
-        "".join(value) if isinstance(value, list) and all(isinstance(line, str) for line in value) else value
-    )
+    return "".join(value) if isinstance(value, list) and all(isinstance(line, str) for line in value) else value

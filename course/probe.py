@@ -13,9 +13,7 @@ SECONDS = 180
 def ask() -> dict[str, Any]:
     """The child's answer; where it has none, an "error" says why in one line."""
     try:
-        child = subprocess.run(
-            [sys.executable, "-m", "course.probe"], capture_output=True, text=True, timeout=SECONDS
-        )
+        child = subprocess.run([sys.executable, "-m", "course.probe"], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return {"error": f"torch was not imported within {SECONDS} s"}
     lines = child.stdout.strip().splitlines()

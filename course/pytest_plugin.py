@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not named:
         config.stash[_FOLDER] = tempfile.mkdtemp(prefix="course-claims-")
         named = os.path.join(config.stash[_FOLDER], "claims.jsonl")
-    path = Path(named)
+    path = Path(named).absolute()  # a kernel works in another folder
     config.stash[_CLAIMS] = path, path.stat().st_size if path.is_file() else 0
 
 
@@ -120,6 +120,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         held = sum(record["held"] for record in records)
         notebooks = len({record["notebook"] for record in records})
         broken = f", {len(records) - held} did not" if held < len(records) else ""
-        terminalreporter.write_line(
-            f"{held} claims held in {notebooks} notebook{'s' * (notebooks != 1)}{broken}"
-        )
+        terminalreporter.write_line(f"{held} claims held in {notebooks} notebook{'s' * (notebooks != 1)}{broken}")

@@ -25,14 +25,10 @@ def write(curriculum: Curriculum, state: State, notebooks: list[str]) -> str:
     finished = {path: state.finished(path) for path in notebooks}
     missing = [path for path, record in finished.items() if record is None or not record.ok]
     if missing:
-        raise CourseError(
-            f"not recorded: {len(missing)} of {len(notebooks)} notebooks did not run to the end"
-        )
+        raise CourseError(f"not recorded: {len(missing)} of {len(notebooks)} notebooks did not run to the end")
     machine = probe.ask()
     if "scale" not in machine:
-        raise CourseError(
-            f"not recorded: {machine.get('error', 'the scale is unknown')}; see `course doctor`"
-        )
+        raise CourseError(f"not recorded: {machine.get('error', 'the scale is unknown')}; see `course doctor`")
     record: dict[str, Any] = {
         "scale": machine["scale"]["name"],
         "hardware": machine["scale"]["hardware"],
@@ -60,9 +56,7 @@ def _commit(curriculum: Curriculum) -> str:
     """The commit that ran, with "+" where files differ from it; empty outside git."""
     git = ["git", "-C", str(curriculum.root)]
     try:
-        name = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
+        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -43,13 +43,9 @@ def page(notebook: Notebook, title: str, depth: int) -> str:
     from jinja2 import DictLoader
     from nbconvert.exporters import HTMLExporter
 
-    exporter = HTMLExporter(
-        extra_loaders=[DictLoader({"course.html.j2": _PAGE})], template_file="course.html.j2"
-    )
+    exporter = HTMLExporter(extra_loaders=[DictLoader({"course.html.j2": _PAGE})], template_file="course.html.j2")
     exporter.exclude_anchor_links = True
-    text, _ = exporter.from_notebook_node(
-        notebook, {"metadata": {"name": title}, "back": "../" * depth + "index.html"}
-    )
+    text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}, "back": "../" * depth + "index.html"})
     # The lessons' links to each other lead to the neighbouring page.
     return re.sub(r'href="((?:\.\./|[^":/]+/)*[^":/]+)\.ipynb"', r'href="\1.html"', text)
 
@@ -105,19 +101,14 @@ def _index(
         ),
     ]
     body = ["<header><h1>Course run</h1>"]
-    body.append(
-        f"<p>Started {escape(state.run[:16].replace('T', ' '))}. {escape('; '.join(machines))}</p></header>"
-    )
+    body.append(f"<p>Started {escape(state.run[:16].replace('T', ' '))}. {escape('; '.join(machines))}</p></header>")
     body.append('<section class="tiles">')
-    body += [
-        f"<div{_class('bad', bad)}><b>{value}</b><span>{label}</span></div>" for value, label, bad in tiles
-    ]
+    body += [f"<div{_class('bad', bad)}><b>{value}</b><span>{label}</span></div>" for value, label, bad in tiles]
     body.append("</section>")
     if missing:
         names = ", ".join(escape(path) for path in missing)
         body.append(
-            f'<p class="note">Interrupted: {len(missing)} not reached ({names}). '
-            "The same command continues.</p>"
+            f'<p class="note">Interrupted: {len(missing)} not reached ({names}). The same command continues.</p>'
         )
     body.append("<h2>Notebooks</h2>")
     body.append('<table class="notebooks"><thead><tr><th></th><th>Notebook</th><th>Status</th><th>Time</th>')
@@ -128,9 +119,7 @@ def _index(
         "<p>Each claim as its notebook stated it. For <i>equal</i>, predicted and measured are the reference "
         "and ours where they differ most.</p>"
     )
-    body.append(
-        '<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>'
-    )
+    body.append('<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>')
     body.append("<th>Difference</th><th>Bound</th><th>Held</th><th>Hardware</th></tr></thead>")
     for path in paths:
         body += _claim_rows(path, claims[path])

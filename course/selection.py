@@ -73,13 +73,10 @@ def start_from(chosen: list[str], text: str, root: Path, cwd: Path) -> list[str]
     paths = [path for path in chosen if (cwd / text).resolve() == root / path or path == text]
     matches = paths or [path for path in chosen if text.lower() in path.lower()]
     if not matches:
-        raise CourseError(
-            f"--from {text!r} names none of the {len(chosen)} notebooks to run{near(text, chosen)}"
-        )
+        raise CourseError(f"--from {text!r} names none of the {len(chosen)} notebooks to run{near(text, chosen)}")
     if len(matches) > 1:
         raise CourseError(
-            f"--from {text!r} names {len(matches)} notebooks: "
-            f"{', '.join(matches[:3])}{', ...' * (len(matches) > 3)}"
+            f"--from {text!r} names {len(matches)} notebooks: {', '.join(matches[:3])}{', ...' * (len(matches) > 3)}"
         )
     return chosen[chosen.index(matches[0]) :]
 
@@ -108,9 +105,7 @@ def inside(curriculum: Curriculum, argument: str, cwd: Path) -> str:
             break
     else:
         folders = [module.folder for module in curriculum.modules]
-        raise CourseError(
-            f"{argument}: no such file or folder{near(argument, folders + every_notebook(curriculum))}"
-        )
+        raise CourseError(f"{argument}: no such file or folder{near(argument, folders + every_notebook(curriculum))}")
     try:
         return path.relative_to(curriculum.root).as_posix()
     except ValueError:
