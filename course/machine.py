@@ -74,7 +74,7 @@ def detect(environ: dict[str, str] | None = None) -> Scale:
     wanted = env.get("COURSE_SCALE", "")
     wanted_device = env.get("COURSE_DEVICE", "")
     if wanted and wanted not in NAMES:
-        raise ValueError(f"COURSE_SCALE={wanted!r} is no scale; use one of {', '.join(NAMES)}, or unset it")
+        raise ValueError(f"COURSE_SCALE={wanted!r} is not a scale; use one of {', '.join(NAMES)}, or unset it")
     if wanted_device not in ("", "mps"):
         raise ValueError(f"COURSE_DEVICE={wanted_device!r}: only 'mps' can be forced; else use COURSE_SCALE")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -189,7 +189,8 @@ def test_exercises_hold_no_answer(course: TinyCourse) -> None:
 
 
 def test_stub_keeps_what_surrounds_each_block() -> None:
-    source = 'a = 1\n# BEGIN SOLUTION\nb = 2\n# END SOLUTION\nif a:\n\t# BEGIN SOLUTION say "c"\n\tc = 3\n\t# END SOLUTION\nd'
+    first = "a = 1\n# BEGIN SOLUTION\nb = 2\n# END SOLUTION\n"
+    source = first + 'if a:\n\t# BEGIN SOLUTION say "c"\n\tc = 3\n\t# END SOLUTION\nd'
     assert exercises.stub(source, "here") == (
         'a = 1\nraise NotImplementedError("exercise: write your answer here")\n'
         "if a:\n\traise NotImplementedError(\"exercise: say 'c'\")\nd"

@@ -1,0 +1,104 @@
+"""The pytest plugin: notebooks run the same alone and side by side, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_course import write_notebook
+
+NBMAKE = ["--nbmake", "--nbmake-kernel=python3"]
+ASKS = """\
+import os, sys
+assert os.environ["OMP_NUM_THREADS"] == "1"
+assert os.environ["PYTHONHASHSEED"] == "0"
+assert os.environ["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
+assert "PYTHONDONTWRITEBYTECODE" not in os.environ
+assert os.environ["COURSE_NOTEBOOK"] == {name!r}, os.environ["COURSE_NOTEBOOK"]
+assert os.environ.get("COURSE_SCALE") == "cpu"
+from course import check
+check.holds("first", True)
+check.equal("second", 1, 1)"""
+AFTER = """\
+import os
+from nbclient import NotebookClient
+
+def test_environment_is_as_before():
+    assert "COURSE_NOTEBOOK" not in os.environ and "COURSE_CLAIMS" not in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == "7" and os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert "PYTHONHASHSEED" not in os.environ
+    assert NotebookClient.__init__.__module__ == "nbclient.client"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    write_notebook(folder / "part one/a b.ipynb", ASKS.format(name="part one/a b.ipynb"))
+    write_notebook(folder / "part one/c.ipynb", ASKS.format(name="part one/c.ipynb"))
+    (folder / "test_after.py").write_text(AFTER)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    return folder
+
+
+def run(folder: Path, *arguments: str, **env: str) -> tuple[int, str]:
+    """pytest in a process of its own, without the plugins that do not matter here."""
+    ours = ("COURSE_", "PYTEST_", "PYTHONHASHSEED")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    clean.update({"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "7", "COURSE_SCALE": "cpu"} | env)
+    without = [f"-p=no:{name}" for name in ("cacheprovider", "hypothesispytest", "jaxtyping", "timeout", "anyio")]
+    command = [sys.executable, "-m", "pytest", "-q", *without, *arguments]
+    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_alone_in_one_process(project: Path) -> None:
+    status, out = run(project, *NBMAKE, "-p", "no:xdist", "part one", "test_after.py")
+    assert status == 0, out
+    assert "4 claims held in 2 notebooks\n" in out and "3 passed" in out
+    left = sorted(path.name for path in project.rglob("*") if path.is_file())
+    assert left == ["a b.ipynb", "c.ipynb", "pytest.ini", "test_after.py"]
+
+
+def test_side_by_side_with_the_users_file(project: Path) -> None:
+    claims = project / "claims.jsonl"
+    claims.write_text('{"notebook": "older", "held": true}\n')
+    status, out = run(project, *NBMAKE, "-n", "2", "part one", COURSE_CLAIMS="claims.jsonl")
+    assert status == 0, out
+    assert out.count("4 claims held in 2 notebooks\n") == 1  # once, in the controller; the older one not counted
+    records = [json.loads(line) for line in claims.read_text().splitlines()]
+    assert sorted(record["notebook"] for record in records) == [
+        "older", *["part one/a b.ipynb"] * 2, *["part one/c.ipynb"] * 2,
+    ]  # fmt: skip
+
+
+def test_a_claim_that_does_not_hold_is_counted(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "a.ipynb", "from course import check\ncheck.holds('x', True)\ncheck.holds('y', False)")
+    status, out = run(tmp_path, *NBMAKE, "-p", "no:xdist", "a.ipynb")
+    assert status == 1 and "1 claims held in 1 notebook, 1 did not\n" in out
+
+
+def test_other_projects_are_left_alone(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "not asked for.ipynb", "1/0")
+    (tmp_path / "test_x.py").write_text(
+        "import os, sys\n\ndef test_x():\n"
+        "    assert 'COURSE_CLAIMS' not in os.environ and os.environ['OMP_NUM_THREADS'] == '7'\n"
+        "    assert not {'course.check', 'nbclient'} & set(sys.modules)\n"
+    )
+    status, out = run(tmp_path, "-p", "no:nbmake", "-p", "no:xdist")
+    assert status == 0 and "claims" not in out, out
+
+
+def test_the_plugin_imports_nothing_slow() -> None:
+    code = (
+        "import sys, pytest\nbefore = set(sys.modules)\nimport course.pytest_plugin\n"
+        "slow = {'torch', 'numpy', 'nbclient', 'nbformat', 'jupyter_client', 'matplotlib'} & (set(sys.modules) - before)\n"
+        "assert not slow, slow"
+    )
+    done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
