@@ -41,7 +41,7 @@ def stale(curriculum: Curriculum) -> list[tuple[str, str]]:
             if _rewrite(curriculum, name, old) != old:
                 found.append((name, "its generated tables differ; `course build --documents` writes them"))
         except CourseError as error:
-            found.append((name, str(error)))
+            found.append((name, str(error).removeprefix(f"{name}: ")))
     return found
 
 

@@ -1,0 +1,156 @@
+"""The curriculum as a whole: nothing is stale, every exercise has an honest check, the documents tell the truth.
+
+Lessons and solutions are executed by nbmake; here only exercises are, the stubs and the wrong answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import markdown_links
+import nbformat
+import pytest
+
+from course import build, card, documents, exercises, notebooks, records, selection
+from course.curriculum import find_root, load
+from course.execute import environment, execute
+
+ROOT = find_root(Path(__file__).parent)
+PLAN = load(ROOT)
+EVERY = selection.every_notebook(PLAN)
+LESSONS = [path for path in EVERY if "/notebooks/" in path]
+SOLUTIONS = [path for path in EVERY if "/solutions/" in path]
+EXERCISES = [path for path in EVERY if "/exercises/" in path]
+
+# Wrong answers are tried in the solution's own kernel, and what they bind is undone after each.
+KEEP = "_course_kept = {name: value for name, value in globals().items() if not name.startswith('_')}"
+UNDO = """\
+for _course_name in [name for name in globals() if not name.startswith('_') and name not in _course_kept]:
+    del globals()[_course_name]
+globals().update(_course_kept)"""
+
+
+def read(path: str) -> Any:
+    return notebooks.read(ROOT / path, path)
+
+
+def run(notebook: Any, path: str) -> None:
+    """Execute in place, past errors."""
+    asyncio.run(execute(notebook, (ROOT / path).parent, environment(path, None, 1), timeout=120, keep_going=True))
+
+
+def error(cell: Any) -> Any:
+    """The error output of a cell, or None."""
+    return next((output for output in cell.outputs if output.output_type == "error"), None)
+
+
+def test_no_notebook_is_outside_the_plan() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("notebooks", "solutions", "exercises")
+        for path in ROOT.glob(f"*/{folder}/*.ipynb")
+    }
+    assert found == set(EVERY)
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS)
+def test_nothing_is_stale(path: str) -> None:
+    found = [str(item) for item in build.stale(PLAN, path)]
+    assert not found, "\n".join([*found, "`course build` mends it; a solved exercise is kept by copying it elsewhere"])
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS)
+def test_outputs_are_of_one_clean_run(path: str) -> None:
+    notebook = read(path)
+    assert notebook.metadata["course"]["code_sha256"] == notebooks.code_sha256(notebook)
+    counts = [cell.execution_count for _, cell in notebooks.runnable(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert notebooks.problems(notebook) == []
+    assert "widgets" not in notebook.metadata
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_a_lesson_begins_with_its_card(path: str) -> None:
+    lesson = PLAN.lesson_at(path)
+    assert lesson is not None
+    assert card.get(read(path)) == card.text(PLAN, lesson, records.load(ROOT))
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_links_lead_somewhere(path: str) -> None:
+    assert markdown_links.broken(ROOT / path, ROOT) == []
+
+
+def test_documents_are_fresh() -> None:
+    assert documents.stale(PLAN) == []
+
+
+@pytest.mark.parametrize("path", EXERCISES)
+def test_exercises_hold_no_answer(path: str) -> None:
+    notebook = read(path)
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert "SOLUTION" not in text
+    assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code")
+    assert all(
+        "wrong" not in cell.metadata and exercises.SOLUTION not in notebooks.tags(cell) for cell in notebook.cells
+    )
+    inside, outside = set(), set()
+    for cell in read(path.replace("/exercises/", "/solutions/")).cells:
+        answering = False
+        for line in cell.source.split("\n"):
+            if re.search(r"# (BEGIN|END) SOLUTION", line):
+                answering = "BEGIN" in line
+            elif exercises.SOLUTION not in notebooks.tags(cell):
+                (inside if answering else outside).add(line.strip())
+    # Short lines (`return x`) say nothing; a line that the reader is given is no leak.
+    leaked = [line for line in inside - outside if len(line) >= 15 and line in text]
+    assert leaked == []
+
+
+@pytest.mark.parametrize("path", EXERCISES)
+def test_an_empty_answer_is_red_and_said_to_be_empty(path: str) -> None:
+    notebook = read(path)
+    checks = {cell.id for _, cell in exercises.checks(notebook)}
+    assert checks, "no cell is tagged exercise-check"
+    run(notebook, path)
+    stubbed = False
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        found = error(cell)
+        if cell.id in checks:
+            assert found is not None, f"green without an answer: {cell.source}"
+            empty = found.ename == "NotImplementedError" or "NotImplementedError: exercise" in str(found.evalue)
+            # An answer at top level leaves its name unbound: its own cell has said that it is empty.
+            assert empty or (stubbed and found.ename == "NameError"), f"{found.ename}: {found.evalue}"
+        elif found is not None:
+            stubbed = stubbed or found.ename == "NotImplementedError"
+            assert found.ename in ("NotImplementedError", "NameError"), f"{found.ename}: {found.evalue}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS)
+def test_a_wrong_answer_is_red_by_its_check(path: str) -> None:
+    notebook = read(path)
+    cells: list[Any] = []
+    tried: list[tuple[str, Any, Any]] = []
+    for cell in notebook.cells:
+        if exercises.CHECK in notebooks.tags(cell):
+            wrong = cell.metadata.get("wrong")
+            assert wrong, f"its metadata has no wrong answer to try: {cell.source}"
+            for code in [wrong] if isinstance(wrong, str) else wrong:
+                answer, again = (nbformat.v4.new_code_cell(text) for text in (f"{KEEP}\n{code}", cell.source))
+                cells += [answer, again, nbformat.v4.new_code_cell(UNDO)]
+                tried.append((code, answer, again))
+        cells.append(cell)
+    notebook.cells = cells
+    run(notebook, path)
+    for code, answer, again in tried:
+        assert error(answer) is None, f"the wrong answer itself fails: {code}\n{error(answer).evalue}"
+        found = error(again)
+        assert found is not None, f"the check is green for the wrong answer: {code}"
+        assert found.ename == "AssertionError", f"{found.ename}, not a check, says no to {code}: {found.evalue}"
+    for _, cell in exercises.checks(notebook):
+        assert error(cell) is None, f"red with the right answer: {cell.source}: {error(cell).evalue}"

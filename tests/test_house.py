@@ -1,0 +1,195 @@
+"""The rules of the house: style, types, floors, links, pins, the wheel, the workflows."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import markdown_links
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+FOLDERS = ("notebooks", "exercises", "solutions")
+BIN = Path(sys.executable).parent
+# From the ground up: each imports only from those before it. A new module adds its package at the end.
+FLOORS = ["course", "annotated_transformer", "simple_training", "lightning_basics"]
+PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
+
+
+def tool(*command: str) -> str:
+    """Run a tool of this environment in the repository; its output, when it complains."""
+    program = BIN / command[0]
+    done = subprocess.run([str(program), *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def files(*suffixes: str) -> Iterator[Path]:
+    """The files of the repository, without what git ignores."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode == 0:
+        paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:  # an unpacked archive
+        skipped = {".venv", "runs", "dist", "build"}
+        paths = [path for path in ROOT.rglob("*") if not skipped & set(path.relative_to(ROOT).parts)]
+    yield from (path for path in paths if path.suffix in suffixes and path.is_file())
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Name and version of each requirement; every one must be pinned."""
+    found = {}
+    for line in lines:
+        match = PIN.fullmatch(line.strip())
+        assert match, f"not pinned with ==: {line!r}"
+        found[canonical(match["name"])] = match["version"]
+    return found
+
+
+def test_ruff() -> None:
+    assert tool("ruff", "check") == ""
+
+
+def test_mypy() -> None:
+    assert tool("mypy") == ""
+
+
+def test_import_contract() -> None:
+    assert tool("lint-imports") == ""
+
+
+def modules(floor: str) -> list[Path]:
+    """The files of a package, or the one file of a module."""
+    return [path for path in files(".py") if floor in (path.parent.name, path.stem) and "tests" not in path.parts]
+
+
+@pytest.mark.parametrize("number", range(len(FLOORS)), ids=FLOORS)
+def test_a_floor_imports_only_from_the_floors_below(number: int) -> None:
+    above = set(FLOORS[number + 1 :])
+    for path in modules(FLOORS[number]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong = {name.split(".")[0] for name in names} & above
+            assert not wrong, f"{name_of(path)}:{node.lineno} imports {wrong}"
+
+
+def test_workflows() -> None:
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    assert {"ci.yml", "gpu.yml"} <= {path.name for path in workflows}
+    assert tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, workflows)) == ""
+
+
+@pytest.mark.parametrize("path", sorted(files(".md")), ids=name_of)
+def test_links(path: Path) -> None:
+    assert markdown_links.broken(path, ROOT) == []
+
+
+def test_the_link_check_sees_what_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "a b.md").write_text("# One *two*: `three`!\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[good](a%20b.md#one-two-) [good](https://example.org/x) [gone](c.md) [gone](a%20b.md#four)\n"
+        "[out](../../x.md) `[code](no.md)` ![picture](no.png)\n```\n[code](no.md)\n```\n"
+    )
+    assert [line.split(":")[0] for line in markdown_links.broken(page, tmp_path)] == [
+        "c.md", "a%20b.md#four", "../../x.md", "no.png",
+    ]  # fmt: skip
+    cell = {"cell_type": "markdown", "source": ["[gone](d.md)"]}
+    code = {"cell_type": "code", "source": ["x = a[0](e.md)"]}
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": [cell, code]}))
+    assert markdown_links.broken(tmp_path / "n.ipynb", tmp_path) == ["d.md: no such file"]
+
+
+def test_helper_files_are_small() -> None:
+    long = {
+        name_of(path): count
+        for path in files(".py")
+        if not name_of(path).startswith("tests/")
+        and (count := len(path.read_text(encoding="utf-8").splitlines())) >= 300
+    }
+    assert long == {}
+
+
+def test_no_module_lies_beside_notebooks() -> None:
+    beside = [
+        name_of(path) for path in ROOT.glob("*/*/*.py") if path.parent.name in FOLDERS and "tests" not in path.parts
+    ]
+    assert beside == []  # it would shadow installed modules in the kernel
+
+
+def test_every_requirement_is_pinned() -> None:
+    project = PROJECT["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["dev"] + PROJECT["build-system"]["requires"]
+    assert len(pins(lines)) > 25
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", PROJECT["tool"]["uv"]["exclude-newer"])
+
+
+def test_constraints_agree_with_the_pins_and_name_no_place() -> None:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert not re.search(r"://|^-|@|\+cpu|/", "\n".join(lines), re.MULTILINE)
+    constrained = pins(lines)
+    project = PROJECT["project"]
+    pinned = pins(project["dependencies"] + project["optional-dependencies"]["dev"])
+    assert {name: constrained.get(name) for name in pinned} == pinned
+
+
+def test_no_lock_file_and_no_index_is_committed() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+    assert not {"uv.lock", "pylock.toml"} & set(tracked)
+    assert not {"index", "index-url", "find-links", "sources"} & set(PROJECT["tool"]["uv"])
+
+
+def test_the_wheel_holds_every_package(tmp_path: Path) -> None:
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path / "dist"), versions=["standard"])
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+        names = archive.namelist()
+    assert not [name for name in names if name.startswith(("tests/", "docs/")) or name.endswith(".ipynb")]
+    code = "import sys, importlib\nfor name in sys.argv[1:]: print(importlib.import_module(name).__file__)"
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *FLOORS, "course.cli", "course.check"],
+        cwd=tmp_path, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(Path(line).is_relative_to(site) for line in done.stdout.split("\n") if line), done.stdout
+    # What the repository has is in the wheel: nothing is left to the editable install.
+    for package in FLOORS:
+        assert modules(package)
+        for path in modules(package):
+            assert (site / package / path.name).is_file() or (site / path.name).is_file(), path
+
+
+def test_every_package_has_a_floor_and_is_type_checked() -> None:
+    found = {path.parent.name for path in files(".py") if path.name == "__init__.py" and "tests" not in path.parts}
+    found |= {path.stem for path in files(".py") if path.parent.name == "week1-attention"}
+    assert found == set(FLOORS)
+    contract = PROJECT["tool"]["importlinter"]["contracts"][0]
+    assert found == {*contract["source_modules"], *contract["forbidden_modules"]}
+    checked = PROJECT["tool"]["mypy"]["packages"] + PROJECT["tool"]["mypy"]["modules"]
+    assert set(checked) == found
