@@ -27,6 +27,7 @@ def use_style() -> None:
             "axes.titlelocation": "left",
             "axes.prop_cycle": cycler(color=COLORS[:7]),
             "axes.grid": True,
+            "axes.axisbelow": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "grid.color": "#e0e0e0",

@@ -154,7 +154,7 @@ def fit(
         train, val: batches of `(inputs, labels)`; `train` has a sampler with `set_epoch`.
         recipe: steps, rates, precision and the rest.
         device: "cpu", "cuda" or "mps".
-        folder: where `last.pt` and `metrics.jsonl` go, at each validation and at the end; None writes nothing.
+        folder: where `last.pt` and `metrics.jsonl` go at each validation; None writes nothing.
         resume: go on from `folder/last.pt`.
         stop_after: leave after this many batches as a killed run would, for the resume lesson.
 
