@@ -130,6 +130,10 @@ def holds(name: str, condition: Any, detail: str = "") -> None:
     _report("holds", name, value, detail=detail)
 
 
+# How many `fails` blocks are open. A claim that goes red inside one is what that block claims, not a claim of its own.
+_expecting = 0
+
+
 class Failure:
     """What `fails` caught: `error` is the exception, None until the block has ended."""
 
@@ -146,10 +150,15 @@ def fails(name: str, error: type[Exception], match: str | None = None) -> Iterat
     Raises:
         AssertionError: when nothing is raised, or something else, or with another message.
     """
+    global _expecting
     caught = Failure()
     bound = error.__name__ + (f" matching {match!r}" if match else "")
+    _expecting += 1
     try:
-        yield caught
+        try:
+            yield caught
+        finally:
+            _expecting -= 1
     except Exception as raised:
         caught.error = raised
         message = str(raised).strip().split("\n")[0]
@@ -171,7 +180,8 @@ def _report(kind: str, name: str, held: bool, *, detail: str = "", bound: str = 
         line += f": {detail}"
     if bound:
         line += f" ({'expected' if kind == 'fails' else 'bound'} {bound})"
-    _record({"kind": kind, "name": name, "held": held, "detail": detail, "bound": bound, **values})
+    if held or not _expecting:
+        _record({"kind": kind, "name": name, "held": held, "detail": detail, "bound": bound, **values})
     if not held:
         raise AssertionError(line)
     print(line)

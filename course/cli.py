@@ -68,43 +68,37 @@ def _positive(text: str) -> int:
 
 _RUN = """\
 Run notebooks in the order of docs/curriculum.toml, each in a kernel of its own, and write to runs/course:
-index.html (a row for each notebook, a table of every claim), claims.jsonl, and executed copies with their
-pages.
+index.html (a row for each notebook, a table of every claim), claims.jsonl, and executed copies with their pages.
 
 A notebook that fails does not stop the others; the exit code is then 1. Ctrl-C keeps what is finished (exit
 code 130), and the same command continues: notebooks whose code has not changed since are not run again.
 After a run that went through, the next one runs everything again."""
 
 _DOCTOR = """\
-Say what this machine has (Python, torch, GPUs, memory, disk, kernels), which scale a notebook will pick and
-why,
+Say what this machine has (Python, torch, GPUs, memory, disk, kernels), which scale a notebook will pick and why,
 and for each thing that is wrong what to type. The exit code is 1 when the course would not run."""
 
 _STATUS = """\
 For every lesson: when it was run last, how many claims held, whether its code has changed since, and how many
 exercises are solved. Nothing is executed.
 
-A lesson counts as run when `course run` finished it, or when you ran it in JupyterLab and saved it:
-JupyterLab notes its Python version in a file that it saves, and the claims are then the saved lines that
-begin with "holds".
+A lesson counts as run when `course run` finished it, or when you ran it in JupyterLab and saved it: JupyterLab
+notes its Python version in a file that it saves, and the claims are then the saved lines that begin with "holds".
 An exercise counts as solved when the cell that checks it ended without an error and shows a claim that holds:
-    in
-the notebook as you saved it, or in the last `course run PATH/exercises`, whichever shows more."""
+in the notebook as you saved it, or in the last `course run MODULE/exercises`, whichever shows more."""
 
 _BUILD = """\
 Execute notebooks and write them back: outputs normalised, a card in the first cell, a hash of the code in the
 metadata. A notebook in solutions/ also gives its copy in exercises/. Nothing is written when a cell fails or
 writes to stderr.
 
-Notebooks that are named are executed. Without a name, what is stale is mended: only what needs it is
-executed.
+Notebooks that are named are executed. Without a name, what is stale is mended: only what needs it is executed.
 
 For authors. Lessons: the first cell, tagged "card", is generated. Solutions: "# BEGIN SOLUTION text" and
 "# END SOLUTION" stand alone on their lines in a code cell; the lines between become one that raises
-NotImplementedError("exercise: text"). A cell tagged "solution" is left out of the exercises; the cell that
-checks an exercise is tagged "exercise-check", and its metadata "wrong" holds code that redefines the answer
-wrongly,
-with which the tests prove that the check goes red."""
+NotImplementedError("exercise: text"). A cell tagged "solution" is left out of the exercises. The cell that checks
+an exercise is tagged "exercise-check"; its metadata "wrong" holds code (or a list of it) that binds a wrong
+answer to the same name, with which the tests prove that the check goes red."""
 
 
 def _run(options: argparse.Namespace) -> int:

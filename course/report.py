@@ -58,8 +58,8 @@ _PAGE = """\
 <script type="text/x-mathjax-config">
 MathJax.Hub.Config({
   TeX: {equationNumbers: {autoNumber: "AMS", useLabelIds: true}},
-  tex2jax: {inlineMath: [['$', '$']], displayMath: [['$$', '$$']], processEscapes: true, processEnvironments:
-      true},
+  tex2jax: {inlineMath: [['$', '$']], displayMath: [['$$', '$$']],
+    processEscapes: true, processEnvironments: true},
   messageStyle: "none"
 });
 </script>
@@ -91,8 +91,8 @@ def _index(
     machines = sorted({claim["hardware"] for claim in all_claims})
     missing = [path for path in state.selection if state.finished(path) is None]
     tiles = [
-        (f"{good} of {len(paths)}", "notebooks ran to the end", good < len(paths)),
-        (f"{held:,} of {len(all_claims):,}", "claims held", held < len(all_claims)),
+        (_share(good, len(paths)), "notebooks ran to the end", good < len(paths)),
+        (_share(held, len(all_claims)), "claims held", held < len(all_claims)),
         (clock(seconds), "in kernels", False),
         (
             memory(max((state.notebooks[path].peak_memory_bytes for path in paths), default=0)),
@@ -120,11 +120,11 @@ def _index(
         "and ours where they differ most.</p>"
     )
     body.append('<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>')
-    body.append("<th>Difference</th><th>Bound</th><th>Held</th><th>Hardware</th></tr></thead>")
+    body.append("<th>Difference</th><th>Bound</th><th>Held</th><th class=hardware>Hardware</th></tr></thead>")
     for path in paths:
         body += _claim_rows(path, claims[path])
     body.append("</table></div>")
-    return _HEAD + "\n".join(body) + "\n</main></body></html>\n"
+    return _head() + "\n".join(body) + "\n</main></body></html>\n"
 
 
 def _row(curriculum: Curriculum, output: Path, path: str, record: Record) -> str:
@@ -147,9 +147,9 @@ def _row(curriculum: Curriculum, output: Path, path: str, record: Record) -> str
         ("picture", image),
         ("name", title + details),
         ("", f"{status}<small>{escape(record.finished[:16].replace('T', ' '))}</small>"),
-        ("number", f"{record.seconds:.1f} s"),
-        ("number", memory(record.peak_memory_bytes)),
-        ("number", claims),
+        ("number time", f"{record.seconds:.1f} s"),
+        ("number peak", memory(record.peak_memory_bytes)),
+        ("number held", claims),
     ]
     return "<tr>" + "".join(f"<td{_class(kind)}>{text}</td>" for kind, text in cells) + "</tr>"
 
@@ -158,7 +158,8 @@ def _claim_rows(path: str, claims: list[dict[str, Any]]) -> Iterator[str]:
     if not claims:
         return
     held = sum(claim["held"] for claim in claims)
-    count = f"<small>{held} of {len(claims)} held</small>"
+    machines = "; ".join(sorted({str(claim.get("hardware", "")) for claim in claims}))
+    count = f"<small>{held} of {len(claims)} held, on {escape(machines)}</small>"
     yield f'<tbody><tr class="group"><th colspan="7">{escape(path)} {count}</th></tr>'
     for claim in claims:
         unit = f" {claim['unit']}" if claim.get("unit") else ""
@@ -210,7 +211,11 @@ def number(value: Any) -> str:
         return str(value)
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.1f}"
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.1f}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,}" if part == whole else f"{part:,} of {whole:,}"
 
 
 def memory(size: int) -> str:
@@ -222,39 +227,10 @@ def _class(name: str, wanted: bool = True) -> str:
     return f' class="{name}"' if name and wanted else ""
 
 
-_HEAD = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
-initial-scale=1"> <title>Course run</title> <style> :root { --ink: #1b1f24; --dim: #5c6670; --line: #d9dee3;
---soft: #f4f6f8; --good: #00694d; --bad: #b3261e; } * { box-sizing: border-box; } body { margin: 0; color:
-var(--ink); background: #fff; font: 15px/1.45 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; } main {
-max-width: 1160px; margin: 0 auto; padding: 24px 20px 60px; } h1 { font-size: 26px; margin: 0; } h2 {
-font-size: 19px; margin: 32px 0 10px; } header p, h2 + p { margin: 4px 0 12px; color: var(--dim); } a { color:
-#0b5cad; } small { color: var(--dim); font-size: 13px; font-weight: normal; } td small { display: block; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 16px; } .tiles div { flex: 1 1 150px;
-background: var(--soft); border-radius: 8px; padding: 12px 16px; } .tiles b { display: block; font-size: 22px;
-} .tiles span { color: var(--dim); font-size: 13px; } .tiles .bad b { color: var(--bad); } .tiles .bad span {
-font-weight: normal; } .note { background: #fff4e0; border-radius: 8px; padding: 10px 14px; } table {
-border-collapse: collapse; width: 100%; } th { text-align: left; font-size: 13px; color: var(--dim);
-font-weight: 600; } th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
-.notebooks td { padding: 10px; } .notebooks th:nth-child(n+4), .number { text-align: right; white-space:
-nowrap; } .number { font-variant-numeric: tabular-nums; } .picture { width: 150px; } .picture img { display:
-block; width: 140px; max-height: 90px; object-fit: contain; object-position: left top; } .name a {
-font-weight: 600; } .name { width: 45%; } pre { margin: 8px 0 0; padding: 8px 10px; background: #fdf0ef;
-border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: 13px/1.4 ui-monospace, Consolas, monospace; }
-.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
-.wide { overflow-x: auto; }
-.claims { font-size: 14px; } .claims td:first-child { min-width: 220px; } .claims i { color: var(--dim);
-font-size: 12px; } .claims th:nth-child(2), .claims th:nth-child(3), .claims th:nth-child(4) { text-align:
-right; } .claims .group th { text-align: left; color: var(--ink); background: var(--soft); font-size: 14px; }
-.detail { overflow-wrap: anywhere; } .hardware { color: var(--dim); font-size: 12px; min-width: 130px; }
-@media (max-width: 760px) {
-  .notebooks thead { display: none; }
-  .notebooks tr { display: grid; grid-template-columns: 1fr 1fr 1fr 1fr; border-bottom: 1px solid var(--line);
-  padding: 8px 0; } .notebooks td { border: 0; padding: 4px 6px; text-align: left; } .notebooks .name {
-  grid-column: 2 / 5; grid-row: 1; width: auto; } .notebooks .picture { width: auto; } .picture img { width:
-  100%; }
-}
-</style></head><body><main>
-"""
+def _head() -> str:
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Course run</title>\n<style>\n{style}</style></head><body><main>\n"
+    )

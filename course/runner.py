@@ -106,8 +106,8 @@ class Runner:
     def _conclude(self, interrupted: bool) -> int:
         say, display = self.display.say, self.display
         page = self.options.output / "index.html"
-        with contextlib.suppress(ValueError):
-            page = Path(os.path.relpath(page))
+        if page.is_relative_to(Path.cwd()):
+            page = page.relative_to(Path.cwd())
         if interrupted:
             say(f"interrupted: {display.finished} of {display.total} finished; the same command continues")
             return INTERRUPTED

@@ -206,6 +206,25 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert records[2]["measured"] == "nan"  # JSON knows no NaN
 
 
+def test_a_claim_that_is_meant_to_fail_is_no_failed_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "claims.jsonl"
+    monkeypatch.setenv("COURSE_CLAIMS", str(file))
+    with check.fails("without the mask it differs", AssertionError, match="inner"):
+        check.holds("held on the way", True)
+        check.equal("inner", 1, 2)
+    with pytest.raises(AssertionError), check.fails("another error", ValueError):
+        check.equal("inner", 1, 2)
+    with pytest.raises(AssertionError):
+        check.equal("outside again", 1, 2)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(record["name"], record["held"]) for record in records] == [
+        ("held on the way", True),
+        ("without the mask it differs", True),
+        ("another error", False),
+        ("outside again", False),
+    ]
+
+
 def test_records_of_processes_side_by_side_do_not_mix(tmp_path: Path) -> None:
     file = tmp_path / "claims.jsonl"
     code = "from course import check\nfor i in range(200): check.holds('x' * 500, True)"
