@@ -255,6 +255,31 @@ def test_pictures_have_64_colours_and_stay_as_they_are(alpha: bool) -> None:
         assert image.convert("RGBA").getpixel((0, 0))[3] < 255  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("<A at 0x55e1>, <B at 0x7f00aabbccdd>", "<A at 0x...>, <B at 0x...>"),
+        (
+            "id 0x7f00aabbccdd, bits 0x3f800000 0xff 0x3ff0000000000000",
+            "id 0x..., bits 0x3f800000 0xff 0x3ff0000000000000",
+        ),
+        ("ROOT/a b.txt and ROOT, not ROOTS or xROOT/y", "a b.txt and ., not ROOTS or xROOT/y"),
+        ("HOME/x (HOME) TMP/tmpab12cd34/x TMP/ipykernel_123/1.py", "~/x (~) <tmp>/.../x <tmp>/.../1.py"),
+        ("file://ROOT/x", "file://x"),
+    ],
+)
+def test_mask(text: str, masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/var/tmp")
+    normalise._mask_cache.clear()
+    root = Path("/srv/the course")
+    for word, folder in (("ROOT", str(root)), ("HOME", "/home/ada"), ("TMP", "/var/tmp")):
+        text, masked = text.replace(word, folder), masked.replace(word, folder)
+    assert normalise.mask(text, root) == masked
+    assert normalise.mask(masked, root) == masked
+    normalise._mask_cache.clear()
+
+
 def test_normalise_is_idempotent_and_drops_widgets(tmp_path: Path) -> None:
     data = {"text/plain": "x", "application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "image/png": picture(99)}
     cell = {

@@ -57,24 +57,28 @@ def run(folder: Path, *arguments: str, **env: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_alone_in_one_process(project: Path) -> None:
-    status, out = run(project, *NBMAKE, "-p", "no:xdist", "part one", "test_after.py")
-    assert status == 0, out
-    assert "4 claims held in 2 notebooks\n" in out and "3 passed" in out
-    left = sorted(path.name for path in project.rglob("*") if path.is_file())
-    assert left == ["a b.ipynb", "c.ipynb", "pytest.ini", "test_after.py"]
-
-
-def test_side_by_side_with_the_users_file(project: Path) -> None:
+def test_alone_with_the_users_file(project: Path) -> None:
     claims = project / "claims.jsonl"
     claims.write_text('{"notebook": "older", "held": true}\n')
-    status, out = run(project, *NBMAKE, "-n", "2", "part one", COURSE_CLAIMS="claims.jsonl")
+    after = project / "test_after.py"
+    after.write_text(
+        AFTER.replace('"COURSE_CLAIMS" not in os.environ', 'os.environ["COURSE_CLAIMS"] == "claims.jsonl"')
+    )
+    status, out = run(project, *NBMAKE, "-p", "no:xdist", "part one", "test_after.py", COURSE_CLAIMS="claims.jsonl")
     assert status == 0, out
-    assert out.count("4 claims held in 2 notebooks\n") == 1  # once, in the controller; the older one not counted
+    assert "4 claims held in 2 notebooks\n" in out and "3 passed" in out  # the older one is not counted
     records = [json.loads(line) for line in claims.read_text().splitlines()]
-    assert sorted(record["notebook"] for record in records) == [
+    assert [record["notebook"] for record in records] == [
         "older", *["part one/a b.ipynb"] * 2, *["part one/c.ipynb"] * 2,
     ]  # fmt: skip
+
+
+def test_side_by_side_nothing_is_left_behind(project: Path) -> None:
+    status, out = run(project, *NBMAKE, "-n", "2", "part one", "test_after.py")
+    assert status == 0, out
+    assert out.count("4 claims held in 2 notebooks\n") == 1 and "3 passed" in out  # once, by the controller
+    left = sorted(path.name for path in project.rglob("*") if path.is_file())
+    assert left == ["a b.ipynb", "c.ipynb", "pytest.ini", "test_after.py"]
 
 
 def test_a_claim_that_does_not_hold_is_counted(tmp_path: Path) -> None:

@@ -152,7 +152,15 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tiny: Tiny
     )
     tiny.lesson("3_C", "1")
     arguments = [sys.executable, "-m", "course", "run"]
-    child = subprocess.Popen(arguments, cwd=tiny.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    child = subprocess.Popen(
+        arguments,
+        cwd=tiny.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     pid = tiny.root / "Module-1/notebooks/pid"
     end = time.monotonic() + 40
     while not (pid.exists() and pid.read_text()):
