@@ -58,6 +58,7 @@ UNEQUAL = {
     "a number against NaN": (1.0, NAN, {"rtol": 0.1}, "largest difference inf"),
     "NaN against NaN": (NAN, NAN, {}, "largest difference inf"),
     "NaN in a later leaf": ([1.0, 2.0], [1.0, NAN], {"rtol": 0.1}, r"at \[1\]"),
+    "NaN in a later leaf, any bound": ([1.0, NAN], [1.0, 2.0], {"atol": INF}, r"at \[1\]"),
     "NaN within any bound": (NAN, 1.0, {"atol": INF}, "largest difference inf"),
     "an infinity": (INF, 1.0, {"atol": 1.0}, "largest difference inf"),
     "opposite infinities": (INF, -INF, {"rtol": 1.0}, "largest difference inf"),
