@@ -82,19 +82,21 @@ def _padded(rows: Sequence[Sequence[int]], max_len: int) -> Int[Tensor, "batch t
 
 def copy_config(*, max_len: int = 10, num_symbols: int = 10, **sizes: int | float) -> TransformerConfig:
     """A transformer small enough for a CPU: 64 wide, 4 heads, 1 layer. `sizes` are fields of the config."""
-    small: dict[str, int | float] = {"d_model": 64, "num_heads": 4, "num_layers": 1, "d_ff": 128, "dropout": 0}
+    small: dict[str, int | float] = {"d_model": 64, "num_heads": 4, "num_layers": 1, "d_ff": 128, "dropout": 0.0}
     ids = {"pad_id": PAD, "bos_id": BOS, "eos_id": EOS}
     fields = small | sizes | ids | {"vocab_size": FIRST_SYMBOL + num_symbols, "max_len": max_len + 1}
     return TransformerConfig(**fields)  # type: ignore[arg-type]
 
 
-def copy_rate(config: TransformerConfig, steps: int, warmup_steps: int = 100) -> Callable[[int], float]:
-    """The paper's schedule times 0.4, falling to zero at the end of `steps`.
+def copy_rate(
+    config: TransformerConfig, steps: int, *, warmup_steps: int = 100, factor: float = 0.4
+) -> Callable[[int], float]:
+    """The paper's schedule times `factor`, falling to zero at the end of `steps`.
 
     The paper trains 100,000 steps, over which the rate falls far. In a few hundred it stays high, and one bad step
     near the end would decide the result.
     """
-    return lambda step: 0.4 * noam_rate(step, config.d_model, warmup_steps) * (1 - (step - 1) / steps)
+    return lambda step: factor * noam_rate(step, config.d_model, warmup_steps) * (1 - (step - 1) / steps)
 
 
 def batches(pairs: Pairs, batch_size: int, steps: int, seed: int) -> Iterator[Pairs]:
