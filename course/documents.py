@@ -6,6 +6,7 @@ They stand between `<!-- generated: NAME -->` and `<!-- end generated -->`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from course import records
@@ -70,14 +71,16 @@ def _rewrite(curriculum: Curriculum, document: str, text: str) -> str:
 
 
 def progress(curriculum: Curriculum, document: str) -> str:
-    """A row for each module: its phase, how many of its lessons exist, its status."""
-    lines = [_cells("Phase", "Module", "Lessons", "Status"), "|---|---|---|---|"]
+    """A row for each module: its weeks and phase, how many of its lessons exist, its status."""
+    lines = [_cells("Weeks", "Phase", "Module", "Lessons", "Status"), "|---" * 5 + "|"]
     for module in curriculum.modules:
         done = [lesson for lesson in module.lessons if curriculum.done(lesson)]
+        numbers = sorted({lesson.week for lesson in module.lessons})
         names = dict.fromkeys(curriculum.phase_of(lesson).name for lesson in module.lessons)
         title = _link_if(curriculum, f"{module.folder}/README.md", module.title, document)
         count = f"{len(done)} of {len(module.lessons)}" if module.lessons else "to be planned"
-        lines.append(_cells(", ".join(names), title, count, _module_status(curriculum, module)))
+        span = _span(numbers).partition(" ")[2]
+        lines.append(_cells(span, ", ".join(names), title, count, _module_status(curriculum, module)))
     total = len(curriculum.lessons)
     done_count = sum(curriculum.done(lesson) for lesson in curriculum.lessons)
     return "\n".join([*lines, "", f"{done_count} of {total} planned lessons are written."])
@@ -104,23 +107,37 @@ def modules(curriculum: Curriculum, document: str) -> str:
 
 
 def weeks(curriculum: Curriculum, document: str) -> str:
-    """A row for each lesson in the order of the weeks; a week without one says so."""
-    lines = [
-        _cells("Week", "Phase", "Module", "Notebook", "Status", "Papers", "Hardware"),
-        "|---" * 7 + "|",
-    ]
+    """A table for each phase, with a row for each lesson in the order of the weeks; a week without one says so."""
+    parts = []
     for phase in curriculum.phases:
+        lines = [f"### Phase {phase.number}: {phase.name} ({_span(phase.weeks)})", ""]
+        lines += [_cells("Week", "Module", "Notebook", "Status", "Hardware", "Papers"), "|---" * 6 + "|"]
         for week in phase.weeks:
             lessons = [lesson for lesson in curriculum.lessons if lesson.week == week]
             for lesson in lessons:
                 title = _link_if(curriculum, lesson.path, f"{lesson.number}. {lesson.title}", document)
-                module = curriculum.module_of(lesson).title
-                papers = "<br>".join(lesson.papers)
+                module = curriculum.module_of(lesson).title.split(":")[0]
+                papers = "<br>".join(_paper(paper) for paper in lesson.papers)
                 status = _status(curriculum, lesson)
-                lines.append(_cells(str(week), phase.name, module, title, status, papers, lesson.hardware))
+                lines.append(_cells(str(week), module, title, status, lesson.hardware, papers))
             if not lessons:
-                lines.append(_cells(str(week), phase.name, "", "", "to be planned", "", ""))
-    return "\n".join(lines)
+                lines.append(_cells(str(week), "", "", "to be planned", "", ""))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _span(weeks: Sequence[int]) -> str:
+    """ "week 3", "weeks 1 to 6", or "weeks 1, 2, 5" where they do not follow each other."""
+    first, last = min(weeks, default=0), max(weeks, default=0)
+    if len(weeks) < 2 or list(weeks) != list(range(first, last + 1)):
+        return f"week{'s' * (len(weeks) != 1)} {', '.join(map(str, weeks))}".rstrip()
+    return f"weeks {first} to {last}"
+
+
+def _paper(text: str) -> str:
+    """A paper with its arXiv number turned into a link on its title."""
+    match = re.fullmatch(r"(.+? \d{4}), (.+) \(arXiv:(\d{4}\.\d{4,5})\)", text)
+    return f"{match[1]}, [{match[2]}](https://arxiv.org/abs/{match[3]})" if match else text
 
 
 def _status(curriculum: Curriculum, lesson: Lesson) -> str:

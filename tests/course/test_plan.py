@@ -155,16 +155,17 @@ def test_documents_say_what_exists(tiny: TinyCourse, command: Command) -> None:
     assert documents.stale(plan) == [] and documents.write(plan) == []
     readme = (tiny.root / "README.md").read_text()
     assert readme.startswith("# Title\n") and readme.endswith("\nend\n") and "old" not in readme
-    assert "| Fundamentals | Module 1 | 2 of 2 | done |" in readme
-    assert "| Fundamentals | Module 2 | 1 of 2 | in progress |" in readme
+    assert "| 1 | Fundamentals | Module 1 | 2 of 2 | done |" in readme
+    assert "| 2 | Fundamentals | Module 2 | 1 of 2 | in progress |" in readme
     assert "3 of 4 planned lessons are written." in readme
     lesson_plan = (tiny.root / "Lesson Plan.md").read_text()
     first = "[1. First Steps](Module-1/notebooks/1_First%20Steps.ipynb)"
     assert f"| {first} | Why? | not measured | not measured | not measured | done |" in lesson_plan
     assert "| 2. Later | Why? |" in lesson_plan and "planned |" in lesson_plan
     weeks = (tiny.root / "docs/DevLog-000-planning.md").read_text()
-    assert "| 1 | Fundamentals | Module 1 | [1. First Steps](../Module-1/" in weeks
-    assert "| 2 | Fundamentals | Module 2 | 2. Later | planned | A paper (2017) | any |" in weeks
+    assert "\n### Phase 1: Fundamentals (weeks 1 to 2)\n" in weeks
+    assert "| 1 | Module 1 | [1. First Steps](../Module-1/" in weeks
+    assert "| 2 | Module 2 | 2. Later | planned | any | A paper (2017) |" in weeks
     # A lesson that is written makes the table stale: it cannot lie.
     (tiny.root / "Module-2/notebooks/2_Later.ipynb").write_text("{}")
     assert [name for name, _ in documents.stale(plan)] == list(documents.DOCUMENTS)
@@ -180,6 +181,20 @@ def test_documents_show_recorded_times(tiny: TinyCourse) -> None:
     assert [name for name, _ in documents.stale(plan)] == ["Lesson Plan.md"]
     documents.write(plan)
     assert "not measured | under a minute (40 s) | not measured | done" in (tiny.root / "Lesson Plan.md").read_text()
+
+
+def test_weeks_are_spans_and_papers_are_links(tiny: TinyCourse) -> None:
+    plan = planned(tiny)
+    path = tiny.root / curriculum.PLAN
+    cited = "Vaswani et al. 2017, Attention Is All You Need, section 3.2 (arXiv:1706.03762)"
+    text = path.read_text().replace("weeks = [1, 2]", "weeks = [1, 2, 4]").replace("A paper (2017)", cited, 1)
+    path.write_text(text + '\n[[phase]]\nnumber = 2\nname = "Later"\nweeks = [3]\n')
+    weeks = documents.weeks(plan.plan, "docs/DevLog-000-planning.md")
+    assert "### Phase 1: Fundamentals (weeks 1, 2, 4)\n" in weeks
+    assert "### Phase 2: Later (week 3)\n" in weeks
+    link_ = "Vaswani et al. 2017, [Attention Is All You Need, section 3.2](https://arxiv.org/abs/1706.03762) |"
+    assert link_ in weeks
+    assert weeks.count("to be planned") == 2
 
 
 @pytest.mark.parametrize(
