@@ -6,6 +6,7 @@ Names are loaded on first use, so that the command line starts without importing
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from course.machine import Scale
 
     scale: Scale
+
+# tqdm, which Lightning brings, asks for ipywidgets. The course leaves them out: they stall runs without a browser.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = ["check", "plots", "progress", "scale"]
 
