@@ -12,11 +12,13 @@ from course.progress import Line
 
 
 def quiet() -> None:
-    """Turn off Lightning's chatter about devices, and one deprecation warning that no reader can act on."""
+    """Turn off Lightning's chatter about devices and workers, and a deprecation that no reader can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # torch's pytree warns Lightning about a class of its own; the message is the only handle.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
+    # Notebooks load data in the kernel's own process: workers differ by platform, and Module 2 measures when they pay.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 
 class ProgressLine(pl.Callback):

@@ -6,12 +6,14 @@ torch's: `data`, `grad`, `backward()`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.float64] | np.float64  # NumPy gives a scalar, not an array, where no axis is left
+Values = NDArray[Any] | np.generic | float | int | Sequence[Any]  # what can become a node
 
 
 class Node:
@@ -28,7 +30,7 @@ class Node:
 
     __array_ufunc__ = None  # so that `array + node` asks the node, and NumPy does not spread it over the elements
 
-    def __init__(self, data: ArrayLike, parents: tuple[Node, ...] = (), op: str = "") -> None:
+    def __init__(self, data: Values, parents: tuple[Node, ...] = (), op: str = "") -> None:
         self.data: Array = np.asarray(data, dtype=np.float64)
         self.grad: Array = np.zeros_like(self.data)
         self.parents = parents
@@ -37,35 +39,35 @@ class Node:
 
     # ---- operations: each names its parents and the gradient that each parent receives ----
 
-    def __add__(self, other: Node | ArrayLike) -> Node:
+    def __add__(self, other: Node | Values) -> Node:
         other = as_node(other)
         out = Node(self.data + other.data, (self, other), "+")
         out.pass_back = lambda grad: (grad, grad)
         return out
 
-    def __sub__(self, other: Node | ArrayLike) -> Node:
+    def __sub__(self, other: Node | Values) -> Node:
         other = as_node(other)
         out = Node(self.data - other.data, (self, other), "−")
         out.pass_back = lambda grad: (grad, -grad)
         return out
 
-    def __mul__(self, other: Node | ArrayLike) -> Node:
+    def __mul__(self, other: Node | Values) -> Node:
         other = as_node(other)
         out = Node(self.data * other.data, (self, other), "×")
         out.pass_back = lambda grad: (grad * other.data, grad * self.data)
         return out
 
-    def __pow__(self, exponent: float) -> Node:
+    def __pow__(self, exponent: float | int) -> Node:
         out = Node(self.data**exponent, (self,), f"^{exponent:g}")
         out.pass_back = lambda grad: (grad * exponent * self.data ** (exponent - 1),)
         return out
 
-    def __matmul__(self, other: Node | ArrayLike) -> Node:
+    def __matmul__(self, other: Node | Values) -> Node:
         other = as_node(other)
         if self.data.ndim != 2 or other.data.ndim != 2:
             raise ValueError(f"@ takes two matrices here, got shapes {self.data.shape} and {other.data.shape}")
-        out = Node(self.data @ other.data, (self, other), "@")
-        out.pass_back = lambda grad: (grad @ other.data.T, self.data.T @ grad)
+        out = Node(np.matmul(self.data, other.data), (self, other), "@")
+        out.pass_back = lambda grad: (np.matmul(grad, other.data.T), np.matmul(self.data.T, grad))
         return out
 
     def sum(self) -> Node:
@@ -101,19 +103,19 @@ class Node:
     def __neg__(self) -> Node:
         return self * -1.0
 
-    def __truediv__(self, other: Node | ArrayLike) -> Node:
+    def __truediv__(self, other: Node | Values) -> Node:
         return self * as_node(other) ** -1.0
 
-    def __radd__(self, other: ArrayLike) -> Node:
+    def __radd__(self, other: Values) -> Node:
         return as_node(other) + self
 
-    def __rmul__(self, other: ArrayLike) -> Node:
+    def __rmul__(self, other: Values) -> Node:
         return as_node(other) * self
 
-    def __rsub__(self, other: ArrayLike) -> Node:
+    def __rsub__(self, other: Values) -> Node:
         return as_node(other) - self
 
-    def __rtruediv__(self, other: ArrayLike) -> Node:
+    def __rtruediv__(self, other: Values) -> Node:
         return as_node(other) / self
 
     # ---- the backward pass ----
@@ -143,7 +145,7 @@ class Node:
         return f"Node({value}{', op ' + self.op if self.op else ''})"
 
 
-def as_node(value: Node | ArrayLike) -> Node:
+def as_node(value: Node | Values) -> Node:
     """`value` itself, or a new leaf that holds it."""
     return value if isinstance(value, Node) else Node(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +16,7 @@ from lightning_basics.classifier import ClassifierConfig, LineClassifier
 from lightning_basics.data import Vocabulary, load_lines
 from lightning_basics.recipe import Recipe, make_optimizer, train_loader, val_loader
 
-Batch = tuple[Int[Tensor, "batch time"], Int[Tensor, " batch"]]
+Batch = Sequence[Tensor]  # inputs (batch, time) and labels (batch), as a tuple or a list
 
 
 class LitLineClassifier(pl.LightningModule):
@@ -66,7 +67,7 @@ class LineDataModule(pl.LightningDataModule):
     def __init__(self, recipe: Recipe, context: int = 24, vocab_size: int = 4096, **load_args: Any) -> None:
         super().__init__()
         self.recipe, self.context, self.vocab_size, self.load_args = recipe, context, vocab_size, load_args
-        self.tensors: dict[str, Batch] = {}
+        self.tensors: dict[str, tuple[Tensor, Tensor]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         if not self.tensors:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -79,10 +79,19 @@ def optimizer_step(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: DataLoader | list[tuple[Int[Tensor, "batch time"], Int[Tensor, " batch"]]],
-    device: str = "cpu", precision: str = "32-true",
-) -> tuple[float, float]:  # fmt: skip
-    """Mean loss (nats per line) and accuracy over `batches`. The model is left in the mode it was in."""
+    model: nn.Module,
+    batches: Iterable[Sequence[Tensor]],
+    device: str = "cpu",
+    precision: str = "32-true",
+) -> tuple[float, float]:
+    """Mean loss (nats per line) and accuracy. The model is left in the mode it was in.
+
+    Args:
+        model: maps inputs to logits.
+        batches: pairs of inputs (batch, time) and labels (batch).
+        device: where the model is.
+        precision: "32-true" or "bf16-mixed".
+    """
     was_training = model.training
     model.eval()
     loss_sum = correct = count = 0.0
@@ -140,7 +149,7 @@ def out_of_patience(validations: list[tuple[int, float, float]], patience: int) 
 def fit(
     model: nn.Module,
     train: DataLoader,
-    val: DataLoader,
+    val: Iterable[Any],
     recipe: Recipe,
     device: str = "cpu",
     folder: Path | None = None,
@@ -154,7 +163,7 @@ def fit(
         train, val: batches of `(inputs, labels)`; `train` has a sampler with `set_epoch`.
         recipe: steps, rates, precision and the rest.
         device: "cpu", "cuda" or "mps".
-        folder: where `last.pt` and `metrics.jsonl` go at each validation; None writes nothing.
+        folder: where `last.pt` and `metrics.jsonl` go, with the step after each validation; None writes nothing.
         resume: go on from `folder/last.pt`.
         stop_after: leave after this many batches as a killed run would, for the resume lesson.
 
@@ -168,7 +177,7 @@ def fit(
     model.to(device).train()
     optimizer, scheduler = make_optimizer(model, recipe)
     progress = load_checkpoint(folder / "last.pt", model, optimizer, scheduler) if resume and folder else Progress()
-    accumulate = recipe.accumulate_grad_batches
+    accumulate, checkpoint_due = recipe.accumulate_grad_batches, False
     line = Line("training", recipe.max_steps)
     try:
         for number, (inputs, labels) in batches_from(train, progress.batch):
@@ -183,7 +192,7 @@ def fit(
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss.item()} at batch {number}; lower the learning rate")
             epoch_ends = progress.batch % len(train) == 0
-            if progress.batch % len(train) % accumulate == 0 or epoch_ends:
+            if step_ends := progress.batch % len(train) % accumulate == 0 or epoch_ends:
                 grad_norm, rate = optimizer_step(optimizer, scheduler, recipe.gradient_clip_val)
                 progress.step += 1
                 progress.grad_norms.append(grad_norm)
@@ -191,9 +200,12 @@ def fit(
             if progress.batch % recipe.val_check_interval == 0:
                 progress.validations.append((progress.batch, *evaluate(model, val, device, recipe.precision)))
                 progress.stopped_early = out_of_patience(progress.validations, recipe.patience)
-                if folder is not None:
-                    save_checkpoint(folder / "last.pt", model, optimizer, scheduler, progress)
-                    log_metrics(folder / "metrics.jsonl", progress)
+                checkpoint_due = folder is not None
+            # Never in the middle of an accumulation: the gradients so far are not in the file.
+            if folder is not None and checkpoint_due and step_ends:
+                save_checkpoint(folder / "last.pt", model, optimizer, scheduler, progress)
+                log_metrics(folder / "metrics.jsonl", progress)
+                checkpoint_due = False
             line.update(progress.step, {"loss": progress.losses[-1]})
     finally:
         line.close()
