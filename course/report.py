@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,41 +30,56 @@ def write(curriculum: Curriculum, state: State, output: Path) -> None:
 
 
 def page(notebook: Notebook, title: str, depth: int) -> str:
-    """A notebook as one HTML file.
-
-    It loads nothing but MathJax, and does not wait for that: without a network only the formulas stay as
-        LaTeX.
+    """A notebook as one HTML file that needs no network: formulas are MathML, which browsers draw by themselves.
 
     Args:
         notebook: an executed notebook.
         title: for the browser's tab.
         depth: folders between the page and `index.html`, for the link back.
     """
-    from jinja2 import DictLoader
+    from jinja2 import DictLoader, pass_context
     from nbconvert.exporters import HTMLExporter
 
-    exporter = HTMLExporter(extra_loaders=[DictLoader({"course.html.j2": _PAGE})], template_file="course.html.j2")
+    class Exporter(HTMLExporter):
+        @pass_context
+        def markdown2html(self, context: Any, source: str) -> str:
+            return formulas_as_mathml(super().markdown2html(context, source))
+
+    exporter = Exporter(extra_loaders=[DictLoader({"course.html.j2": _PAGE})], template_file="course.html.j2")
     exporter.exclude_anchor_links = True
     text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}, "back": "../" * depth + "index.html"})
     # The lessons' links to each other lead to the neighbouring page.
     return re.sub(r'href="((?:\.\./|[^":/]+/)*[^":/]+)\.ipynb"', r'href="\1.html"', text)
 
 
+_FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
+
+
+def formulas_as_mathml(html: str) -> str:
+    """`$...$` and `$$...$$` in HTML, outside of code, as MathML. A formula that cannot be read stays as it is."""
+    from latex2mathml.converter import convert
+
+    def formula(match: re.Match[str]) -> str:
+        display = "block" if match["block"] else "inline"
+        latex = unescape(match["block"] or match["inline"]).strip()
+        latex = re.sub(r"\\tag\{(.+?)\}", r"\\qquad (\1)", latex)  # MathML knows no equation numbers
+        try:
+            return convert(latex, display=display)
+        except Exception:  # whatever the parser meets in a reader's own notebook must not cost the page
+            return match[0]
+
+    parts = re.split(r"(<(code|pre)\b.*?</\2>)", html, flags=re.DOTALL)
+    # The split gives text, code, tag name, text, ...
+    return "".join(
+        _FORMULA.sub(formula, part) if index % 3 == 0 else part for index, part in enumerate(parts) if index % 3 != 2
+    )
+
+
 _PAGE = """\
 {% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
-{% block html_head_js_mathjax %}
-<script type="text/x-mathjax-config">
-MathJax.Hub.Config({
-  TeX: {equationNumbers: {autoNumber: "AMS", useLabelIds: true}},
-  tex2jax: {inlineMath: [['$', '$']], displayMath: [['$$', '$$']],
-    processEscapes: true, processEnvironments: true},
-  messageStyle: "none"
-});
-</script>
-<script async src="{{ resources.mathjax_url }}"></script>
-{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
 {% block body_header %}
 <body class="jp-Notebook" data-jp-theme-light="true" data-jp-theme-name="JupyterLab Light"
  style="max-width: 920px; margin: 0 auto; padding: 16px">
