@@ -87,7 +87,7 @@ def progress(curriculum: Curriculum, document: str) -> str:
 
 
 def modules(curriculum: Curriculum, document: str) -> str:
-    """A section for each module, with a table of its notebooks."""
+    """A section for each module, with a table of its notebooks and their times."""
     measured = records.load(curriculum.root)
     parts = []
     for module in curriculum.modules:
@@ -97,9 +97,13 @@ def modules(curriculum: Curriculum, document: str) -> str:
         heading += [f"**Project.** {module.project}", ""]
         if module.package:
             heading += [f"**Package.** `{module.package}`", ""]
-        table = [_cells("Notebook", "Question", *records.SCALES.values(), "Status"), "|---" * 6 + "|"]
+        # A lesson that is not written has no times, nor has a module without any that is.
+        scales = records.SCALES if any(curriculum.done(lesson) for lesson in module.lessons) else {}
+        names = ["Notebook", "Question", *scales.values(), "Status"]
+        table = [_cells(*names), "|---" * len(names) + "|"]
         for lesson in module.lessons:
-            times = [records.duration(records.seconds(measured, scale, lesson.path)) for scale in records.SCALES]
+            times = [records.duration(records.seconds(measured, scale, lesson.path)) for scale in scales]
+            times = times if curriculum.done(lesson) else [""] * len(scales)
             title = _link_if(curriculum, lesson.path, f"{lesson.number}. {lesson.title}", document)
             table.append(_cells(title, lesson.question, *times, _status(curriculum, lesson)))
         parts.append("\n".join(heading + (table if module.lessons else ["Its notebooks are to be planned."])))

@@ -161,7 +161,13 @@ def test_documents_say_what_exists(tiny: TinyCourse, command: Command) -> None:
     lesson_plan = (tiny.root / "Lesson Plan.md").read_text()
     first = "[1. First Steps](Module-1/notebooks/1_First%20Steps.ipynb)"
     assert f"| {first} | Why? | not measured | not measured | not measured | done |" in lesson_plan
-    assert "| 2. Later | Why? |" in lesson_plan and "planned |" in lesson_plan
+    assert "| 2. Later | Why? |  |  |  | planned |" in lesson_plan
+    assert lesson_plan.count("| Notebook | Question | CPU | 1 GPU | 2 GPUs | Status |") == 2
+    (tiny.root / "Module-2/notebooks/1_Other.ipynb").rename(tiny.root / "other.ipynb")
+    assert "| Notebook | Question | Status |\n|---|---|---|\n| 1. Other | Why? | planned |" in documents.modules(
+        plan, "Lesson Plan.md"
+    )
+    (tiny.root / "other.ipynb").rename(tiny.root / "Module-2/notebooks/1_Other.ipynb")
     weeks = (tiny.root / "docs/DevLog-000-planning.md").read_text()
     assert "\n### Phase 1: Fundamentals (weeks 1 to 2)\n" in weeks
     assert "| 1 | Module 1 | [1. First Steps](../Module-1/" in weeks
