@@ -100,6 +100,19 @@ def test_workflows() -> None:
     assert tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, workflows)) == ""
 
 
+def test_ci_uses_the_python_that_the_course_can_use() -> None:
+    bounds = re.fullmatch(r">=([\d.]+),<([\d.]+)", PROJECT["project"]["requires-python"])
+    assert bounds
+    low, high = (f"({', '.join(bound.split('.'))})" for bound in bounds.groups())
+    assert f"{low} <= sys.version_info < {high}" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+
+
+def test_the_readme_has_the_two_commands_that_the_fresh_machine_runs() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").split("\n")
+    commands = [line for line in lines if line.startswith("pip install uv && uv run ")]
+    assert commands == ["pip install uv && uv run course run", "pip install uv && uv run pytest"]
+
+
 @pytest.mark.parametrize("path", sorted(files(".md")), ids=name_of)
 def test_links(path: Path) -> None:
     assert markdown_links.broken(path, ROOT) == []
