@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SHAPES = [(), (3,), (1, 3), (3, 1), (3, 3)]  # every pair of them broadcasts
+SHAPES = [(), (3,), (1, 3), (3, 1), (3, 3), (3, 3)]  # every pair broadcasts; matrices more often, for `@`
 BINARY = ["add", "sub", "mul", "div", "matmul"]
 UNARY = ["tanh", "relu", "exp", "log", "square", "mean", "sum"]
 
@@ -18,7 +18,7 @@ UNARY = ["tanh", "relu", "exp", "log", "square", "mean", "sum"]
 def random_program(seed: int, steps: int = 12) -> tuple[list[NDArray[np.float64]], list[tuple[str, int, int]]]:
     """Leaf values of several shapes, and steps `(operation, operand, other operand)` that each add one value.
 
-    Later operands are drawn from all earlier values, so values are used several times, or never.
+    Operands are drawn from all earlier values, so that some are used several times.
     """
     rng = np.random.default_rng(seed)
     leaves = [rng.standard_normal(SHAPES[i]) for i in rng.integers(len(SHAPES), size=4)]

@@ -130,12 +130,12 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Any, scheduler: Any
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; start without resume=True")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)  # a GPU's checkpoint loads without a GPU
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     torch.set_rng_state(state["cpu_rng"])
-    if state["cuda_rng"]:
+    if state["cuda_rng"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     return Progress(**state["progress"])
 
@@ -191,8 +191,8 @@ def fit(
             progress.losses.append(loss.item())
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss.item()} at batch {number}; lower the learning rate")
-            epoch_ends = progress.batch % len(train) == 0
-            if step_ends := progress.batch % len(train) % accumulate == 0 or epoch_ends:
+            # Counted within the epoch, whose last batch is a step in any case: 0 % accumulate is 0.
+            if step_ends := progress.batch % len(train) % accumulate == 0:
                 grad_norm, rate = optimizer_step(optimizer, scheduler, recipe.gradient_clip_val)
                 progress.step += 1
                 progress.grad_norms.append(grad_norm)
