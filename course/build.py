@@ -12,7 +12,6 @@ from typing import TextIO
 from course import card, exercises, records
 from course.curriculum import CourseError, Curriculum
 from course.execute import Failure, environment, execute
-from course.machine import cores
 from course.normalise import normalise
 from course.notebooks import (
     Notebook,
@@ -89,7 +88,7 @@ def build(curriculum: Curriculum, path: str, *, timeout: float = 600, out: TextI
         exercises.generate(notebook, path, root)  # a wrong marker is cheaper to learn about before the run
     with tempfile.TemporaryDirectory() as folder:
         claims = Path(folder) / "claims.jsonl"
-        env = environment(path, claims, cores())
+        env = environment(path, claims)
         outcome = asyncio.run(execute(notebook, (root / path).parent, env, timeout=timeout))
         count = len(claims.read_text(encoding="utf-8").splitlines()) if claims.is_file() else 0
     if outcome.failures:

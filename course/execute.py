@@ -47,18 +47,19 @@ class Outcome:
         return not self.failures
 
 
-def environment(notebook: str, claims: Path | None, threads: int) -> dict[str, str]:
+def environment(notebook: str, claims: Path | None) -> dict[str, str]:
     """The kernel's environment: this process's, with what makes a notebook run the same everywhere.
 
     Args:
         notebook: its path relative to the root, for the records of its claims.
         claims: the file that its claims are appended to.
-        threads: for OpenMP, unless OMP_NUM_THREADS is already set.
     """
     env = dict(os.environ)
     # Without bytecode each kernel compiles torch's and Lightning's thousands of files anew: 9 CPU seconds.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    env.setdefault("OMP_NUM_THREADS", str(threads))
+    # One thread, as under pytest: sums are added in the same order everywhere, and on cores that others use too,
+    # several threads were up to eight times slower than one. A reader who sets the variable knows better.
+    env.setdefault("OMP_NUM_THREADS", "1")
     env.update(
         MPLBACKEND="module://matplotlib_inline.backend_inline",
         PYTHONHASHSEED="0",

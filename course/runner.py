@@ -18,7 +18,6 @@ from course import exercises, records, report, state
 from course.curriculum import Curriculum
 from course.display import Display, Running
 from course.execute import environment, execute
-from course.machine import cores
 from course.notebooks import NotebookError, code_sha256, read, write, write_text
 
 if TYPE_CHECKING:
@@ -152,12 +151,11 @@ class Runner:
         running = Running(path, self.expected.get(path), lambda: _held(part)[0])
         self.display.start(running)
         is_exercise = "/exercises/" in path
-        threads = max(1, cores() // self.options.jobs)
         try:
             outcome = await execute(
                 notebook,
                 (root / path).parent,
-                environment(path, part, threads),
+                environment(path, part),
                 timeout=self.options.timeout,
                 keep_going=is_exercise,
                 on_cell=running.on_cell,

@@ -97,7 +97,6 @@ def test_kernel_killed_kernel_gone_cell_too_slow_no_json(tiny: TinyCourse, comma
 def test_environment_of_the_kernel(tiny: TinyCourse, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(runner, "cores", lambda: 6)
     tiny.lesson(
         "1_A",
         "import json, os, sys\nfrom pathlib import Path\n"
@@ -106,7 +105,7 @@ def test_environment_of_the_kernel(tiny: TinyCourse, command: Command, monkeypat
     )
     assert command("run", "--jobs", "2")[0] == 0
     assert json.loads((tiny.root / "Module-1/notebooks/env.json").read_text()) == [
-        sys.executable, "3", "module://matplotlib_inline.backend_inline", "0", None, A,
+        sys.executable, "1", "module://matplotlib_inline.backend_inline", "0", None, A,
     ]  # fmt: skip
 
 
@@ -305,9 +304,9 @@ def test_expected_time_comes_from_here_else_from_the_records(tiny: TinyCourse, m
 def test_the_kernels_environment_keeps_the_users_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setenv("COURSE_CLAIMS", "elsewhere")
-    env = execute.environment("n", None, 2)
+    env = execute.environment("n", None)
     assert env["OMP_NUM_THREADS"] == "5" and "COURSE_CLAIMS" not in env
-    assert execute.environment("n", tmp_path / "c", 2)["COURSE_CLAIMS"] == str(tmp_path / "c")
+    assert execute.environment("n", tmp_path / "c")["COURSE_CLAIMS"] == str(tmp_path / "c")
     assert os.environ["COURSE_CLAIMS"] == "elsewhere"
 
 
