@@ -157,7 +157,7 @@ def make_optimizer(model: nn.Module) -> torch.optim.Adam:
 
 def exact_match(model: Transformer, pairs: Pairs) -> float:
     """Fraction of sources that greedy decoding answers without one wrong token, `EOS` included."""
-    return (answers(model, pairs.source) == pairs.target).all(dim=1).double().mean().item()
+    return (answers(model, pairs.source) == pairs.target).all(dim=1).float().mean().item()
 
 
 def answers(model: Transformer, source: Tokens) -> Tokens:
