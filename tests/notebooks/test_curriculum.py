@@ -39,7 +39,7 @@ def read(path: str) -> Any:
 
 def run(notebook: Any, path: str) -> None:
     """Execute in place, past errors."""
-    asyncio.run(execute(notebook, (ROOT / path).parent, environment(path, None, 1), timeout=120, keep_going=True))
+    asyncio.run(execute(notebook, (ROOT / path).parent, environment(path, None), timeout=120, keep_going=True))
 
 
 def error(cell: Any) -> Any:
