@@ -1,0 +1,103 @@
+"""The standard library's own functions as a corpus: text that every machine has, and whose samples can be judged.
+
+A sample of a model trained on whole files hardly ever parses, because it breaks off; a function has an end that a
+model can learn.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+from lightning_basics.data import source_files
+
+from llm_data.cache import cache_folder, digest
+
+MAX_FUNCTION = 1200
+Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def read_modules() -> Iterator[str]:
+    """The source of each module of the running Python's library, without tests (see `source_files`).
+
+    A file that its own declared encoding cannot decode is no Python source, and left out.
+    """
+    for path in source_files():
+        try:
+            with tokenize.open(path) as file:
+                source = file.read()
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        if source.strip():
+            yield source
+
+
+def functions_of(source: str, max_length: int = MAX_FUNCTION) -> Iterator[str]:
+    """Each function and method of a module, in Python's canonical form: no comments, docstrings or decorators.
+
+    Args:
+        source: Python source.
+        max_length: longer functions are left out, in characters.
+
+    Raises:
+        SyntaxError: when `source` is not Python.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, Function):
+            text = ast.unparse(_bare(node))
+            if len(text) <= max_length:
+                yield text
+
+
+def read_functions() -> Iterator[str]:
+    """The functions of all modules, each text once, at its first place.
+
+    Taking them apart needs some seconds, so the first call leaves them in the course's cache.
+    """
+    folder = cache_folder() / "python-functions"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{library_fingerprint()}.jsonl"
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            unfinished = path.with_suffix(".tmp")
+            with unfinished.open("w", encoding="utf-8") as file:
+                for text in _distinct_functions():
+                    file.write(json.dumps(text) + "\n")
+            os.replace(unfinished, path)
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def library_fingerprint() -> str:
+    """Changes with the Python version, with any of its files' sizes, and with the code that reads them."""
+    files = [(path.name, path.stat().st_size) for path in source_files()]
+    return digest(sys.version, files, Path(__file__).read_text(encoding="utf-8"))
+
+
+def _distinct_functions() -> Iterator[str]:
+    seen: set[str] = set()
+    for source in read_modules():
+        try:
+            functions = list(functions_of(source))
+        except (SyntaxError, ValueError):  # written wrong on purpose, for the library's own checks
+            continue
+        for text in functions:
+            if text not in seen:
+                seen.add(text)
+                yield text
+
+
+def _bare(function: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+    """The function without decorators, and without docstrings, its inner functions' and classes' included."""
+    function.decorator_list = []
+    for node in ast.walk(function):
+        if isinstance(node, (*Function, ast.ClassDef)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return function

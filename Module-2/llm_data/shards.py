@@ -1,0 +1,216 @@
+"""A corpus tokenised once, into files that every later run maps into memory.
+
+A split's documents, in the corpus's order, fill shards of about `SHARD_CHARACTERS` each. A shard is two NumPy files:
+the token ids of its documents, each document closed by the end-of-text id, and the documents' lengths. The manifest
+holds, for each shard, the hash of the text that went in and the checksum of the files that came out. So a run that was
+interrupted goes on at the first missing shard, a corpus that grew costs only what is new, and a damaged file is found
+before a token of it is read.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from transformers import PreTrainedTokenizerFast
+
+from course.machine import cores
+from course.progress import Line
+from llm_data.corpora import Corpus, Split
+from llm_data.fast_tokenizer import encode_documents, tokenizer_hash
+from llm_data.manifest import Built, Manifest, Shard, checksum, is_whole, shard_paths, write_in_place
+from llm_data.parallelism import tokenizers_in_one_thread
+
+SHARD_CHARACTERS = 4_000_000
+# The library's encodings cost some 150 bytes a token until they are copied out: small portions keep that small.
+PORTION_CHARACTERS = 200_000
+
+
+def build_shards(
+    corpus: Corpus,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path | str,
+    *,
+    num_workers: int | None = None,
+    shard_characters: int = SHARD_CHARACTERS,
+    progress: bool = True,
+) -> Built:
+    """Tokenise one split of a corpus into `folder`; what is there already, and whole, is kept.
+
+    The workers are threads: the library tokenises outside Python's lock, so they run in parallel without copies of
+    text between processes. At most `num_workers + 1` shards are in memory. Two processes may call this at once on one
+    folder: the second waits.
+
+    Args:
+        corpus, split: what to tokenise.
+        tokenizer: a fast tokenizer with an end-of-text token (`eos_token`).
+        folder: where the files go; one corpus, split and tokenizer a folder.
+        num_workers: threads that tokenise; one a core by default.
+        shard_characters: text of one shard, in characters; a document is never divided.
+        progress: whether to show a progress line.
+
+    Raises:
+        CorpusError: when the split holds no document, or its text cannot be read.
+        ValueError: for a tokenizer without an end-of-text token, and numbers below 1.
+    """
+    workers = cores() if num_workers is None else num_workers
+    if workers < 1 or shard_characters < 1:
+        raise ValueError(f"num_workers={workers} and shard_characters={shard_characters} must be at least 1")
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token; documents need one at their end: set tokenizer.eos_token")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab_size = len(tokenizer)
+    empty = Manifest(
+        corpus=corpus.name,
+        split=split,
+        fingerprint=digest_of(corpus, shard_characters),
+        tokenizer_sha256=tokenizer_hash(tokenizer),
+        end_of_text=tokenizer.eos_token_id,
+        vocab_size=vocab_size,
+        dtype="uint16" if vocab_size <= 2**16 else "uint32",
+        complete=False,
+    )
+    with FileLock(folder / "lock"):
+        before = Manifest.read(folder)
+        if before is not None and before.tokenizer_sha256 != empty.tokenizer_sha256:
+            before = None
+        known = {shard.name: shard for shard in before.shards} if before else {}
+        damaged = {name for name, shard in known.items() if not is_whole(folder, shard)}
+        if before and before.complete and before.fingerprint == empty.fingerprint and not damaged:
+            return Built(before, (), tuple(known), ())
+        return _build(corpus, split, tokenizer, folder, empty, known, damaged, workers, shard_characters, progress)
+
+
+def _build(
+    corpus: Corpus,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    manifest: Manifest,
+    known: dict[str, Shard],
+    damaged: set[str],
+    workers: int,
+    shard_characters: int,
+    progress: bool,
+) -> Built:
+    shards: list[Shard] = []
+    written: list[str] = []
+    # Shards of the earlier run that this one has not come to yet stay listed: interrupted again, nothing is lost.
+    later = dict(known)
+    line = Line(f"tokenising {corpus.name}, {split}: documents") if progress else None
+
+    def take(future: Future[Shard]) -> None:
+        shard = future.result()
+        shards.append(shard)
+        later.pop(shard.name, None)
+        if line:
+            line.update(sum(shard.documents for shard in shards))
+        listed = [*shards, *(shard for name, shard in later.items() if name not in damaged)]
+        replace(manifest, shards=listed).write(folder)
+
+    with tokenizers_in_one_thread(), ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[Shard]] = deque()
+        try:
+            for number, documents in enumerate(_portions(corpus.documents(split), shard_characters)):
+                name = f"{split}-{number:05d}"
+                text_sha256 = _text_hash(documents)
+                old = known.get(name)
+                if old is not None and name not in damaged and old.text_sha256 == text_sha256:
+                    done: Future[Shard] = Future()
+                    done.set_result(old)
+                    pending.append(done)
+                else:
+                    written.append(name)
+                    pending.append(pool.submit(_write_shard, folder, name, documents, text_sha256, tokenizer, manifest))
+                while len(pending) > workers:
+                    take(pending.popleft())
+            while pending:
+                take(pending.popleft())
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            if line:
+                line.close()
+    complete = replace(manifest, shards=shards, complete=True)
+    complete.write(folder)
+    _remove_strays(folder, {shard.name for shard in shards})
+    kept = tuple(shard.name for shard in shards if shard.name not in written)
+    return Built(complete, tuple(written), kept, tuple(sorted(damaged)))
+
+
+def digest_of(corpus: Corpus, shard_characters: int) -> str:
+    """Changes when the shards of a corpus may have to change."""
+    parts = (corpus.fingerprint, corpus.val_percent, corpus.test_percent, shard_characters)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _write_shard(
+    folder: Path, name: str, documents: list[str], text_sha256: str, tokenizer: PreTrainedTokenizerFast, of: Manifest
+) -> Shard:
+    own = copy.deepcopy(tokenizer)  # encoding sets flags on the tokenizer, and other threads encode at the same time
+    tokens: list[np.ndarray] = []
+    lengths: list[int] = []
+    for portion in _portions(documents, PORTION_CHARACTERS):
+        for ids in encode_documents(own, portion):
+            tokens.append(np.array([*ids, of.end_of_text], dtype=of.dtype))
+            lengths.append(len(ids) + 1)
+    paths = shard_paths(folder, name)
+    arrays: tuple[np.ndarray, np.ndarray] = (np.concatenate(tokens), np.array(lengths, dtype=np.uint32))
+    for path, array in zip(paths, arrays, strict=True):
+        write_in_place(path, lambda unfinished, array=array: _save(unfinished, array))  # type: ignore[misc]
+    return Shard(
+        name=name,
+        documents=len(lengths),
+        tokens=int(sum(lengths)),
+        text_bytes=sum(len(document.encode("utf-8", "surrogatepass")) for document in documents),
+        text_sha256=text_sha256,
+        sha256=checksum(paths),
+    )
+
+
+def _portions(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
+    """Consecutive documents, until they reach so many characters."""
+    portion: list[str] = []
+    size = 0
+    for document in documents:
+        portion.append(document)
+        size += len(document)
+        if size >= characters:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def _text_hash(documents: list[str]) -> str:
+    total = hashlib.sha256()
+    for document in documents:
+        data = document.encode("utf-8", "surrogatepass")
+        total.update(len(data).to_bytes(8, "big") + data)  # with the length, no two lists give the same bytes
+    return total.hexdigest()
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())  # the name must not come to stand for bytes that a power cut takes away
+
+
+def _remove_strays(folder: Path, names: set[str]) -> None:
+    """Delete shards of an earlier, longer set, and what a killed run left unfinished."""
+    for path in folder.iterdir():
+        unfinished = path.name.startswith(".")
+        if unfinished or (path.suffix == ".npy" and path.name.split(".")[0] not in names):
+            path.unlink()

@@ -1,0 +1,94 @@
+"""The token ids of a corpus, mapped into memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from llm_data.manifest import Manifest, ShardError, is_whole, shard_paths
+
+
+class TokenShards:
+    """The token ids of a split, mapped into memory, document by document.
+
+    Args:
+        folder: made by `build_shards`.
+        verify: read every byte once and compare the checksums. Without it only the files' sizes are compared, which
+            is for processes that know another one has verified them.
+
+    Attributes:
+        manifest: what the files are.
+        lengths: tokens of each document, the end-of-text id included.
+
+    Raises:
+        ShardError: when the folder holds no complete set, or a shard is damaged; it is named, and none of it read.
+    """
+
+    def __init__(self, folder: Path | str, verify: bool = True) -> None:
+        self.folder = Path(folder)
+        manifest = Manifest.read(self.folder)
+        if manifest is None or not manifest.complete:
+            state = "no token shards" if manifest is None else "an unfinished set of token shards"
+            raise ShardError(f"{self.folder} holds {state}; build_shards (again) makes them, and keeps what is there")
+        self.manifest = manifest
+        self._tokens: list[np.ndarray] = []
+        lengths = []
+        for shard in manifest.shards:
+            if verify and not is_whole(self.folder, shard):
+                raise ShardError(f"shard {shard.name} in {self.folder} is damaged; build_shards rebuilds it")
+            tokens_path, lengths_path = shard_paths(self.folder, shard.name)
+            try:
+                tokens, sizes = np.load(tokens_path, mmap_mode="r"), np.load(lengths_path)
+            except (OSError, ValueError, EOFError) as error:
+                raise ShardError(
+                    f"shard {shard.name} in {self.folder} is damaged ({error}); build_shards rebuilds it"
+                ) from None
+            if len(tokens) != shard.tokens or len(sizes) != shard.documents:
+                raise ShardError(f"shard {shard.name} in {self.folder} has another size; build_shards rebuilds it")
+            # A plain array over the same mapped bytes: slices of `np.memmap` itself cost ten times as much.
+            self._tokens.append(np.asarray(tokens))
+            lengths.append(sizes)
+        self.lengths = np.concatenate(lengths).astype(np.int64)
+        self._shard = np.repeat(np.arange(len(lengths)), [len(sizes) for sizes in lengths])
+        self._start = np.concatenate([np.cumsum(sizes, dtype=np.int64) - sizes for sizes in lengths])
+
+    def __len__(self) -> int:
+        """Documents."""
+        return len(self.lengths)
+
+    def __getitem__(self, document: int | np.integer) -> np.ndarray:
+        """The ids of one document, its end-of-text id last; read from the file when they are used."""
+        start = self._start[document]
+        return self._tokens[self._shard[document]][start : start + self.lengths[document]]
+
+    def gather(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The ids of many pieces of documents, one after the other.
+
+        Args:
+            documents, starts, lengths: piece i is `self[documents[i]][starts[i] : starts[i] + lengths[i]]`.
+
+        Returns:
+            `lengths.sum()` ids, int64.
+        """
+        shards = self._shard[documents]
+        places = self._start[documents] + starts
+        if len(shards) and (shards == shards[0]).all():
+            return self._tokens[shards[0]][ranges(places, lengths)].astype(np.int64)
+        result = np.empty(lengths.sum(), dtype=np.int64)
+        ends = np.cumsum(lengths)
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            into = ranges(ends[here] - lengths[here], lengths[here])
+            result[into] = self._tokens[shard][ranges(places[here], lengths[here])]
+        return result
+
+    def __reduce__(self) -> tuple[type[TokenShards], tuple[Path, bool]]:
+        # A loader's worker maps the files itself; pickling the arrays would copy the corpus.
+        return TokenShards, (self.folder, False)
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """`arange(start, start + length)` of each pair, one after the other, without a loop."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum())
