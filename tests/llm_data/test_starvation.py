@@ -123,6 +123,12 @@ def test_break_even_is_the_smallest_number_that_never_waits(load: int, compute: 
         )
 
 
+def test_break_even_forgives_what_floats_add() -> None:
+    assert 0.07 / 0.01 > 7
+    assert starvation.break_even_workers(0.07, 0.01) == 7
+    assert starvation.break_even_workers(0.070001, 0.01) == 8
+
+
 def test_the_lesson_s_hand_example() -> None:
     ends = [[step.done for step in simulate([3] * 4, [2] * 4, workers)] for workers in (0, 1, 2)]
     assert ends == [[5, 10, 15, 20], [5, 8, 11, 14], [5, 7, 9, 11]]
