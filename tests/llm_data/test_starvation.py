@@ -168,8 +168,8 @@ def test_a_real_loader_keeps_order_and_meets_the_simulator(workers: int) -> None
 
     steps = feed(DataLoader(SlowDataset(loads), batch_size=None, num_workers=workers), compute)
     assert seen == list(range(6))
-    # Sleeps and schedulers only ever add: the end may be late (the start of the workers is in it, seconds where they are
-    # spawned), never early.
+    # Sleeps and schedulers only ever add: the end may be late (the start of the workers is in it, which is seconds
+    # where they are spawned), never early.
     expected = simulate(loads, [0.03] * 6, workers)[-1].done
     assert expected - 0.005 <= steps[-1].done <= expected + 30
     assert steps[0].asked == 0 and all(a.done == b.asked for a, b in itertools.pairwise(steps))
