@@ -14,7 +14,8 @@ from llm_data.cache import cache_folder, digest
 from llm_data.corpora import SPLITS, Corpus, Split, load_corpus
 from llm_data.fast_tokenizer import character_tokenizer, tokenizer_hash, train_fast_tokenizer
 from llm_data.loader import StatefulLoader
-from llm_data.packing import PACKINGS, Packing, plan_rows
+from llm_data.packing import PACKINGS, Packing
+from llm_data.row_table import RowTable, build_table, table_folder
 from llm_data.shards import build_shards
 from llm_data.token_shards import TokenShards
 
@@ -88,6 +89,7 @@ class LLMDataModule(pl.LightningDataModule):
         self._cache = cache
         self._progress = progress
         self._tokens: dict[Split, TokenShards] = {}
+        self._tables: dict[Split, RowTable] = {}
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._train_loader: StatefulLoader | None = None
         self._position: dict[str, Any] | None = None
@@ -101,9 +103,12 @@ class LLMDataModule(pl.LightningDataModule):
         corpus = self._corpus()
         tokenizer = self._make_tokenizer(corpus)
         for split in self._sides():
-            built = build_shards(corpus, split, tokenizer, self._folder(tokenizer, split), progress=self._progress)
+            folder = self._folder(tokenizer, split)
+            built = build_shards(corpus, split, tokenizer, folder, progress=self._progress)
             if self._progress:
                 print(built)
+            tokens = TokenShards(folder, verify=False)  # build_shards has just verified them
+            build_table(tokens, folder / "rows", self.context, self.packing, self.seed, tokenizer.pad_token_id)
 
     def setup(self, stage: str | None = None) -> None:
         """Map the shards that `stage` needs: "fit" training and validation, "validate", "test", or None for all.
@@ -112,12 +117,16 @@ class LLMDataModule(pl.LightningDataModule):
             ShardError: when `prepare_data` was not called before, or a shard is damaged.
         """
         wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
-        corpus = self._corpus()
-        self._tokenizer = self._make_tokenizer(corpus)
+        self._tokenizer = self._make_tokenizer(self._corpus())
         for split in self._sides():
             if stage is None or split in wanted[stage]:
-                # prepare_data has just verified the checksums, in one process; the others must not read it all again.
-                self._tokens[split] = TokenShards(self._folder(self._tokenizer, split), verify=False)
+                # prepare_data has verified the checksums in one process; the others must not read it all again.
+                folder = self._folder(self._tokenizer, split)
+                tokens = self._tokens[split] = TokenShards(folder, verify=False)
+                pad_id = self._tokenizer.pad_token_id
+                self._tables[split] = RowTable(
+                    table_folder(folder / "rows", tokens.manifest, self.context, self.packing, self.seed, pad_id)
+                )
 
     def train_dataloader(self) -> StatefulLoader:
         """Training batches, in a new order each epoch, from where a restored state left off."""
@@ -164,6 +173,12 @@ class LLMDataModule(pl.LightningDataModule):
         if split not in self._tokens:
             raise RuntimeError(f"the {split} tokens are not there; call prepare_data() and setup() first")
         return self._tokens[split]
+
+    def rows(self, split: Split) -> RowTable:
+        """The rows of one side, as the loaders read them; there after `setup`."""
+        if split not in self._tables:
+            raise RuntimeError(f"the {split} rows are not there; call prepare_data() and setup() first")
+        return self._tables[split]
 
     def bytes_per_token(self, split: Split) -> float:
         """Bytes of UTF-8 text for each token, end-of-text ids counted: what turns a loss into bits per byte."""
@@ -213,16 +228,13 @@ class LLMDataModule(pl.LightningDataModule):
         return loaded
 
     def _loader(self, split: Split, shuffle: bool) -> StatefulLoader:
-        tokens = self.tokens(split)
         # Under tensor parallelism several processes share one rank of the data; Lightning knows which.
         place: dict[str, Any] = {"num_replicas": 1, "rank": 0}
         if self.trainer is not None and self.trainer.distributed_sampler_kwargs is not None:
             place = self.trainer.distributed_sampler_kwargs
         return StatefulLoader(
-            tokens,
-            plan_rows(tokens.lengths, self.context, self.packing, self.seed),
+            self.rows(split),
             self.batch_size,
-            self.tokenizer.pad_token_id,
             shuffle=shuffle,
             seed=self.seed,
             rank=place["rank"],

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm_data.batches import Batch, make_batch
 from llm_data.cache import digest
-from llm_data.packing import Rows
 from llm_data.parallelism import tokenizers_in_one_thread
-from llm_data.token_shards import TokenShards
+from llm_data.row_table import RowTable
 
 BUCKET_BATCHES = 50  # rows are sorted by length within so many batches
 
@@ -33,9 +32,8 @@ class StatefulLoader:
     padding without a target, so that all ranks take the same number of steps.
 
     Args:
-        tokens, rows: what to read, and the plan.
+        table: all rows.
         batch_size: rows of a batch, for each rank.
-        pad_id: id that fills up.
         shuffle: draw a new order each epoch; otherwise the plan's own.
         seed: of the orders.
         rank, world_size: this process among those that share the work.
@@ -49,10 +47,8 @@ class StatefulLoader:
 
     def __init__(
         self,
-        tokens: TokenShards,
-        rows: Rows,
+        table: RowTable,
         batch_size: int,
-        pad_id: int,
         *,
         shuffle: bool = True,
         seed: int = 0,
@@ -66,12 +62,12 @@ class StatefulLoader:
             raise ValueError(f"batch_size={batch_size} must be at least 1, num_workers={num_workers} at least 0")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} is not one of world_size={world_size} ranks, counted from 0")
-        if drop_last and len(rows) < batch_size * world_size:
+        if drop_last and len(table) < batch_size * world_size:
             raise ValueError(
-                f"drop_last leaves nothing: {len(rows)} rows are fewer than one step's {batch_size} x {world_size}; "
+                f"drop_last leaves nothing: {len(table)} rows are fewer than one step's {batch_size} x {world_size}; "
                 "lower batch_size, or pass drop_last=False"
             )
-        self.dataset = RowDataset(tokens, rows, pad_id)
+        self.table = table
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -83,16 +79,15 @@ class StatefulLoader:
         self.epoch = 0
         self.rows_done = 0  # of this epoch, over all ranks
         self.steps_done = 0  # of this epoch, whatever the number of ranks was
-        shards = [shard.sha256 for shard in tokens.manifest.shards]
-        bucket = batch_size if rows.packing == "bucketed" else None  # only there does it change the order
-        self._plan = digest(shards, rows.context, rows.packing, shuffle, seed, bucket)
+        bucket = batch_size if table.packing == "bucketed" else None  # only there does it change the order
+        self._plan = digest(table.plan, shuffle, seed, bucket)
 
     def __len__(self) -> int:
         """Steps of this epoch: those taken, and those that the rows left make at this batch size and world size."""
         return self.steps_done + self._steps_left()
 
     def __iter__(self) -> Iterator[Batch]:
-        step, total = self.batch_size * self.world_size, len(self.dataset.rows)
+        step, total = self.batch_size * self.world_size, len(self.table)
         for batch in self._batches(self._shares(self.order(self.epoch))):
             # Counted before the batch leaves: who holds batch k and asks for the state gets the one after k.
             self.rows_done = min(self.rows_done + step, total)
@@ -103,14 +98,14 @@ class StatefulLoader:
 
     def order(self, epoch: int) -> np.ndarray:
         """The numbers of all rows, in the order of one epoch. It does not depend on ranks or workers."""
-        number = len(self.dataset.rows)
+        number = len(self.table)
         if not self.shuffle:
             return np.arange(number)
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(number)
-        if self.dataset.rows.packing != "bucketed":
+        if self.table.packing != "bucketed":
             return order
-        lengths = self.dataset.rows.lengths
+        lengths = self.table.filled
         window = BUCKET_BATCHES * self.batch_size
         batches: list[np.ndarray] = []
         for start in range(0, number, window):
@@ -145,7 +140,7 @@ class StatefulLoader:
         self.epoch, self.rows_done, self.steps_done = self.epoch + 1, 0, 0
 
     def _steps_left(self) -> int:
-        left = len(self.dataset.rows) - self.rows_done
+        left = len(self.table) - self.rows_done
         step = self.batch_size * self.world_size
         return left // step if self.drop_last else -(-left // step)
 
@@ -153,17 +148,21 @@ class StatefulLoader:
         """This rank's rows of each step that is left."""
         step = self.batch_size * self.world_size
         for start in range(self.rows_done, self.rows_done + self._steps_left() * step, step):
-            yield np.array_split(order[start : start + step], self.world_size)[self.rank]
+            if start + step <= len(order):
+                first = start + self.rank * self.batch_size
+                yield order[first : first + self.batch_size]
+            else:
+                yield np.array_split(order[start:], self.world_size)[self.rank]
 
     def _batches(self, shares: Iterator[np.ndarray]) -> Iterator[Batch]:
         if not self.num_workers:
             for share in shares:
-                batch = self.dataset[share]
+                batch = make_batch(self.table, share)
                 yield {name: values.pin_memory() for name, values in batch.items()} if self.pin_memory else batch
             return
         # A generator of its own: the workers' seeds must not be drawn from the one that the model's dropout uses.
         loader = DataLoader(
-            self.dataset,
+            RowDataset(self.table),
             sampler=shares,  # with batch_size=None an index may be anything: a batch's rows
             batch_size=None,
             num_workers=self.num_workers,
@@ -176,15 +175,10 @@ class StatefulLoader:
 
 
 class RowDataset(Dataset[Batch]):
-    """Batches by the numbers of their rows."""
+    """Batches by the numbers of their rows, for the worker processes of a DataLoader."""
 
-    def __init__(self, tokens: TokenShards, rows: Rows, pad_id: int) -> None:
-        self.tokens = tokens
-        self.rows = rows
-        self.pad_id = pad_id
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def __init__(self, table: RowTable) -> None:
+        self.table = table
 
     def __getitem__(self, chosen: np.ndarray) -> Batch:
-        return make_batch(self.tokens, self.rows, chosen, self.pad_id)
+        return make_batch(self.table, chosen)

@@ -107,8 +107,8 @@ def shard_paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.tokens.npy", folder / f"{name}.lengths.npy"
 
 
-def checksum(paths: tuple[Path, Path]) -> str:
-    """sha256 of a shard's files, one after the other."""
+def checksum(paths: tuple[Path, ...]) -> str:
+    """sha256 of files, one after the other."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 from filelock import FileLock
@@ -118,6 +119,18 @@ def _build(
         listed = [*shards, *(shard for name, shard in later.items() if name not in damaged)]
         replace(manifest, shards=listed).write(folder)
 
+    # Encoding sets flags on a tokenizer, so each thread takes one of its own for the time of a shard.
+    tokenizers = SimpleQueue[PreTrainedTokenizerFast]()
+    for _ in range(workers):
+        tokenizers.put(copy.deepcopy(tokenizer))
+
+    def write(name: str, documents: list[str], text_sha256: str) -> Shard:
+        own = tokenizers.get()
+        try:
+            return _write_shard(folder, name, documents, text_sha256, own, manifest)
+        finally:
+            tokenizers.put(own)
+
     with tokenizers_in_one_thread(), ThreadPoolExecutor(workers) as pool:
         pending: deque[Future[Shard]] = deque()
         try:
@@ -131,7 +144,7 @@ def _build(
                     pending.append(done)
                 else:
                     written.append(name)
-                    pending.append(pool.submit(_write_shard, folder, name, documents, text_sha256, tokenizer, manifest))
+                    pending.append(pool.submit(write, name, documents, text_sha256))
                 while len(pending) > workers:
                     take(pending.popleft())
             while pending:
@@ -158,11 +171,10 @@ def digest_of(corpus: Corpus, shard_characters: int) -> str:
 def _write_shard(
     folder: Path, name: str, documents: list[str], text_sha256: str, tokenizer: PreTrainedTokenizerFast, of: Manifest
 ) -> Shard:
-    own = copy.deepcopy(tokenizer)  # encoding sets flags on the tokenizer, and other threads encode at the same time
     tokens: list[np.ndarray] = []
     lengths: list[int] = []
     for portion in _portions(documents, PORTION_CHARACTERS):
-        for ids in encode_documents(own, portion):
+        for ids in encode_documents(tokenizer, portion):
             tokens.append(np.array([*ids, of.end_of_text], dtype=of.dtype))
             lengths.append(len(ids) + 1)
     paths = shard_paths(folder, name)

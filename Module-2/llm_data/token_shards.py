@@ -83,10 +83,6 @@ class TokenShards:
             result[into] = self._tokens[shard][ranges(places[here], lengths[here])]
         return result
 
-    def __reduce__(self) -> tuple[type[TokenShards], tuple[Path, bool]]:
-        # A loader's worker maps the files itself; pickling the arrays would copy the corpus.
-        return TokenShards, (self.folder, False)
-
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """`arange(start, start + length)` of each pair, one after the other, without a loop."""

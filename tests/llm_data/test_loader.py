@@ -6,7 +6,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llm_data.loader import StatefulLoader
-from llm_data.packing import PACKINGS, plan_rows
+from llm_data.packing import PACKINGS
+from llm_data.row_table import RowTable, build_table
 from written_tokens import counted, write_tokens
 
 LENGTHS = np.random.default_rng(0).integers(1, 30, size=83).tolist()
@@ -19,7 +20,9 @@ def tokens(tmp_path_factory):
 
 
 def make(tokens, packing="greedy", batch_size=3, context=16, **options):
-    return StatefulLoader(tokens, plan_rows(tokens.lengths, context, packing), batch_size, 0, **options)
+    return StatefulLoader(
+        RowTable(build_table(tokens, tokens.folder / "rows", context, packing)), batch_size, **options
+    )
 
 
 def ids(batch):
@@ -46,7 +49,7 @@ def test_an_epoch_shows_each_token_once_over_all_ranks(tokens, packing, world_si
     for rank in range(world_size):
         loader = make(tokens, packing, rank=rank, world_size=world_size)
         batches = list(loader)
-        assert len(batches) == -(-len(loader.dataset.rows) // (3 * world_size))
+        assert len(batches) == -(-len(loader.table) // (3 * world_size))
         seen += [token for batch in batches for token in ids(batch)]
     assert sorted(seen) == list(range(1, sum(LENGTHS) + 1))
 
@@ -82,7 +85,7 @@ def test_stopped_anywhere_and_restored_with_any_number_of_ranks(
     states = [loader.state_dict() for loader in ranks]
     assert all(state == states[0] for state in states)
     new = [make(tokens, packing, rank=rank, world_size=after, **options) for rank in range(after)]
-    if drop_last and len(new[0].dataset.rows) - states[0]["rows"] < batch_size * after:
+    if drop_last and len(new[0].table) - states[0]["rows"] < batch_size * after:
         new[0].load_state_dict(states[0])  # nothing left that fills a step: on to the next epoch
         assert new[0].state_dict() == {**states[0], "epoch": states[0]["epoch"] + 1, "rows": 0, "steps": 0}
         return
@@ -138,7 +141,7 @@ def test_a_break_loses_nothing(tokens):
 
 
 def test_a_rank_without_rows_takes_its_step(tokens):
-    rows = len(make(tokens).dataset.rows)
+    rows = len(make(tokens).table)
     loaders = [make(tokens, batch_size=rows - 1, rank=rank, world_size=rows) for rank in range(rows)]
     assert all(len(loader) == 1 for loader in loaders)
     ranks = 5

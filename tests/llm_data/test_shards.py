@@ -103,7 +103,7 @@ def test_an_interrupted_run_is_finished_by_the_next(tmp_path, tokenizer, stop):
     with pytest.raises(KeyboardInterrupt):
         build_shards(corpus, "train", tokenizer, tmp_path, **OPTIONS)
     if stop:
-        with pytest.raises(ShardError, match="no token shards|unfinished"):
+        with pytest.raises(ShardError, match=r"no token shards|unfinished"):
             TokenShards(tmp_path)
     before = Manifest.read(tmp_path)
     built = build(tmp_path, tokenizer)
@@ -145,7 +145,8 @@ def test_killed_and_started_again(tmp_path, tokenizer):
     assert child.wait() == -signal.SIGKILL
     left = Manifest.read(folder)
     assert left is not None and left.shards and not left.complete
-    (folder / f".train-00009.tokens.npy.{child.pid}").write_bytes(b"half")  # what a kill in the middle of a write leaves
+    # What a kill in the middle of a write leaves behind.
+    (folder / f".train-00009.tokens.npy.{child.pid}").write_bytes(b"half")
     built = build(folder, tokenizer)
     assert set(built.kept) >= {shard.name for shard in left.shards} and built.written
     assert texts(folder, tokenizer) == DOCUMENTS
@@ -181,7 +182,7 @@ def test_a_damaged_shard_is_named_and_rebuilt_and_no_other(tmp_path, tokenizer, 
     whole = files(tmp_path)
     path = tmp_path / f"train-00002.{part}.npy"
     damage(path)
-    with pytest.raises(ShardError, match="shard train-00002 in .* is damaged; build_shards rebuilds it"):
+    with pytest.raises(ShardError, match=r"shard train-00002 in .* is damaged; build_shards rebuilds it"):
         TokenShards(tmp_path)
     if damage is not flip:  # sizes are seen even where checksums are not compared
         with pytest.raises(ShardError, match="train-00002"):
@@ -223,7 +224,7 @@ def test_another_tokenizer_keeps_nothing(tmp_path, tokenizer):
 
 
 def test_refused(tmp_path, tokenizer):
-    with pytest.raises(ValueError, match="num_workers=0 .* must be at least 1"):
+    with pytest.raises(ValueError, match=r"num_workers=0 .* must be at least 1"):
         build(tmp_path, tokenizer, num_workers=0)
     endless = train_fast_tokenizer(DOCUMENTS, 300)
     endless.eos_token = None

@@ -1,0 +1,201 @@
+"""The rows of a plan, written out: a batch is then a few rows of a memory-mapped table.
+
+Laying pieces of documents out in rows costs some hundred NumPy calls' worth of time a batch. It is the same work in
+every epoch, so it is done once and kept beside the shards, with a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from llm_data.cache import digest
+from llm_data.manifest import MANIFEST, Manifest, ShardError, checksum, write_in_place
+from llm_data.packing import PADDED, Packing, Rows, plan_rows
+from llm_data.token_shards import TokenShards, ranges
+
+CHUNK_TOKENS = 1 << 20
+KIND = "rows"
+
+
+def table_folder(parent: Path | str, shards: Manifest, context: int, packing: Packing, seed: int, pad_id: int) -> Path:
+    """Where the table of a plan lies: a folder of `parent`, whose name changes with everything that is in the rows."""
+    plan = digest(_made_from(shards), context, packing, seed, pad_id)
+    return Path(parent) / f"{packing}-{context}-{plan}"
+
+
+def build_table(
+    tokens: TokenShards, parent: Path | str, context: int, packing: Packing, seed: int = 0, pad_id: int = 0
+) -> Path:
+    """Plan the rows and write them into a folder of `parent`; a table that is there already, and whole, is kept.
+
+    Tables of `parent` that were made from other token shards are deleted.
+
+    Args:
+        tokens: the ids.
+        parent: of the table's folder.
+        context, packing, seed: as for `plan_rows`.
+        pad_id: fills up rows of packed plans; padded ones are stored without padding.
+
+    Returns:
+        The table's folder, `table_folder(...)`.
+
+    Raises:
+        ValueError: as `plan_rows`.
+    """
+    folder = table_folder(parent, tokens.manifest, context, packing, seed, pad_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _made_from(tokens.manifest)
+    with FileLock(folder / "lock"):
+        if not is_whole_table(folder):
+            (folder / MANIFEST).unlink(missing_ok=True)
+            rows = plan_rows(tokens.lengths, context, packing, seed)
+            _write(folder, tokens, rows, pad_id)
+            facts = {
+                "kind": KIND,
+                "shards": shards,
+                "packing": packing,
+                "context": context,
+                "seed": seed,
+                "pad_id": pad_id,
+            }
+            facts |= {"rows": len(rows), "sha256": checksum(_paths(folder, packing))}
+            text = json.dumps(facts, indent=1)
+            write_in_place(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+    for other in Path(parent).iterdir():
+        if other != folder and _facts(other).get("shards", shards) != shards:  # `_facts` knows tables only
+            shutil.rmtree(other)
+    return folder
+
+
+def is_whole_table(folder: Path) -> bool:
+    """Whether the files of a table are there and have the checksum of its manifest."""
+    try:
+        facts = _facts(folder)
+        return checksum(_paths(folder, facts["packing"])) == facts["sha256"]
+    except (OSError, KeyError):
+        return False
+
+
+class RowTable:
+    """Rows in memory-mapped files.
+
+    Attributes:
+        packing, context, pad_id: of the plan.
+        plan: the folder's name, which changes with everything that decides what is in which row.
+        filled: tokens of each row, padding not counted.
+        ids: packed: (rows, context), padding included. Padded: one row after the other without padding.
+        positions: packed: (rows, context), from 0 in each piece, and 0 in the padding. Padded: None.
+        first: padded: where in `ids` each row begins.
+
+    Args:
+        folder: from `build_table`.
+
+    Raises:
+        ShardError: when there is no table, or its files are not of the size it says.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        facts = _facts(self.folder)
+        if not facts:
+            raise ShardError(f"{self.folder} holds no rows; build_table (prepare_data) makes them")
+        self.packing: Packing = facts["packing"]
+        self.context: int = facts["context"]
+        self.pad_id: int = facts["pad_id"]
+        self.plan = self.folder.name
+        try:
+            # Plain arrays over the mapped bytes: slices of `np.memmap` itself cost ten times as much.
+            arrays = [np.asarray(np.load(path, mmap_mode="r")) for path in _paths(self.folder, self.packing)]
+        except (OSError, ValueError) as error:
+            raise ShardError(f"the rows in {self.folder} are damaged ({error}); build_table rebuilds them") from None
+        self.filled, self.ids = arrays[0], arrays[1]
+        self.positions = None if self.packing in PADDED else arrays[2]
+        self.first = np.cumsum(self.filled, dtype=np.int64) - self.filled
+        if len(self.filled) != facts["rows"]:
+            raise ShardError(f"the rows in {self.folder} have another size; build_table rebuilds them")
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.filled)
+
+    def __reduce__(self) -> tuple[type[RowTable], tuple[Path]]:
+        # A loader's worker maps the files itself; pickling the arrays would copy the corpus.
+        return RowTable, (self.folder,)
+
+
+def _made_from(shards: Manifest) -> str:
+    return digest([shard.sha256 for shard in shards.shards])
+
+
+def _write(folder: Path, tokens: TokenShards, rows: Rows, pad_id: int) -> None:
+    paths = _paths(folder, rows.packing)
+    filled = rows.lengths
+    np.save(paths[0], filled.astype(np.int32))
+    dtype = np.dtype(tokens.manifest.dtype)
+    if rows.packing in PADDED:
+        with paths[1].open("wb") as file:
+            _header(file, dtype, (int(filled.sum()),))
+            for chosen in _chunks(filled):
+                pieces = rows.pieces(chosen)
+                ids = tokens.gather(rows.document[pieces], rows.start[pieces], rows.length[pieces])
+                file.write(ids.astype(dtype).tobytes())
+        return
+    narrow = np.dtype(np.uint16 if rows.context <= 2**16 else np.uint32)
+    with paths[1].open("wb") as ids_file, paths[2].open("wb") as positions_file:
+        _header(ids_file, dtype, (len(rows), rows.context))
+        _header(positions_file, narrow, (len(rows), rows.context))
+        for chosen in _chunks(np.full(len(rows), rows.context)):
+            ids, positions = lay_out(tokens, rows, chosen, pad_id)
+            ids_file.write(ids.astype(dtype).tobytes())
+            positions_file.write(positions.astype(narrow).tobytes())
+
+
+def lay_out(tokens: TokenShards, rows: Rows, chosen: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and positions of rows, both (rows, context): pieces one after the other, then padding. Positions count from 0
+    in every piece, and stay 0 in the padding."""
+    pieces = rows.pieces(chosen)
+    length = rows.length[pieces]
+    row = np.repeat(np.arange(len(chosen)), rows.first[chosen + 1] - rows.first[chosen])
+    filled = np.bincount(row, weights=length, minlength=len(chosen)).astype(np.int64)
+    before = np.cumsum(length) - length
+    begin = row * rows.context + before - (np.cumsum(filled) - filled)[row]  # of a piece, in the rows laid out flat
+    place = ranges(begin, length)
+    ids = np.full(len(chosen) * rows.context, pad_id, dtype=np.int64)
+    ids[place] = tokens.gather(rows.document[pieces], rows.start[pieces], length)
+    positions = np.zeros_like(ids)
+    positions[place] = ranges(np.zeros_like(length), length)
+    return ids.reshape(-1, rows.context), positions.reshape(-1, rows.context)
+
+
+def _chunks(sizes: np.ndarray) -> Iterator[np.ndarray]:
+    """Consecutive rows of about `CHUNK_TOKENS` together."""
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):
+        begun = ends[first - 1] if first else 0
+        last = max(int(np.searchsorted(ends, begun + CHUNK_TOKENS, side="right")), first + 1)
+        yield np.arange(first, last)
+        first = last
+
+
+def _header(file, dtype: np.dtype, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+
+
+def _paths(folder: Path, packing: Packing) -> tuple[Path, ...]:
+    names = ("filled", "ids") if packing in PADDED else ("filled", "ids", "positions")
+    return tuple(folder / f"{name}.npy" for name in names)
+
+
+def _facts(folder: Path) -> dict:
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) and facts.get("kind") == KIND else {}
