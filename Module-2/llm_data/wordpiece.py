@@ -2,9 +2,9 @@
 
 Encoding is greedy: the longest token of the vocabulary that begins the word, then the longest that continues it
 (marked by `##`), and so on. Training is *not* what the papers describe. Schuster and Nakajima 2012, and Wu et al. 2016,
-section 4 (arXiv:1609.08144), choose the pair that raises the likelihood of the training text most; that code was never
-published. `WordPieceTrainer` of the library runs the merges of BPE, by count, on symbols marked with `##`, and keeps
-the vocabulary and not the merges. So does this file.
+section 4 (arXiv:1609.08144), choose the pair that raises the likelihood of the training text most; the code for it was
+not published with BERT. `WordPieceTrainer` of the library runs the merges of BPE, by count, on symbols marked with
+`##`, and keeps the vocabulary and not the merges. So does this file.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from llm_data.pretokenize import bert_words, refuse_surrogates, separate_cjk
 PREFIX = "##"
 
 
-def longest_match(word: str, vocab: Mapping[str, int], prefix: str = PREFIX) -> list[str] | None:
-    """The tokens of a word, each the longest that fits; None where none fits. Wu et al. 2016, section 4.1."""
+def longest_match(word: str, vocab: Mapping[str, int], prefix: str = "##") -> list[str] | None:
+    """The tokens of a word, each the longest that fits; None where none fits. As `tokenization.py` of BERT does it."""
     tokens = []
     start = 0
     while start < len(word):
