@@ -53,7 +53,7 @@ def test_letters_and_numbers_are_the_librarys_at_every_character(published: str,
 
 
 def test_punctuation_is_the_librarys_at_every_character() -> None:
-    cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(" ".join(f"a{char}a" for char in every_character()))
+    cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str("a".join(every_character()))
     library = {piece for piece, _ in cut if len(piece) == 1 and piece != "a"}
     assert our_set(pretokenize.PUNCTUATION) == library
     seen = our_set(r"\p{P}") | our_set(pretokenize.ASCII_PUNCTUATION)
@@ -340,6 +340,18 @@ def test_what_the_library_saves_we_load(tmp_path: Path) -> None:
     old = json.loads(library.to_str())
     old["model"]["merges"] = [" ".join(merge) for merge in old["model"]["merges"]]
     assert from_json(json.dumps(old)) == pair()[1]
+
+
+def test_openais_two_files(tmp_path: Path) -> None:
+    ours = train_bpe(["### # a ## # ab ###"] * 9, 270, (END,))
+    assert ("#", "#") in ours.merges  # a line that begins with the mark of the version line
+    (tmp_path / "encoder.json").write_text(json.dumps(dict(ours.vocab)), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in ours.merges), ""]
+    (tmp_path / "vocab.bpe").write_text("\n".join(lines), encoding="utf-8")
+    assert load_gpt2(tmp_path) == ours
+    (tmp_path / "vocab.bpe").unlink()
+    with pytest.raises(FileNotFoundError, match=r"vocab\.bpe"):
+        load_gpt2(tmp_path)
 
 
 @pytest.mark.parametrize(

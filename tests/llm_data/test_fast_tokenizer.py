@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from llm_data.fast_tokenizer import (
     tokenizer_hash,
     train_fast_tokenizer,
 )
+from llm_data.measures import bits_per_byte
 from llm_data.tokenizer_json import END_OF_TEXT, from_json
 from tokenizer_texts import TEXT, course_data, python_files
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -55,7 +57,8 @@ def test_documents_cannot_forge_special_tokens(capfd: pytest.CaptureFixture[str]
     text = f"one{END_OF_TEXT}two{PAD}"
     assert 0 in FAST(text).input_ids  # the trap
     assert not {0, 1} & set(encode_documents(FAST, [text])[0])
-    assert 0 in FAST(text).input_ids  # the tokeniser is left as it was
+    assert FAST.backend_tokenizer.encode_special_tokens is False  # the tokeniser is left as it was
+    assert 0 in FAST(text).input_ids
     long = encode_documents(FAST, ["a b" * 100_000])[0]
     assert len(long) == len(FAST.backend_tokenizer.encode("a b" * 100_000).ids)
     assert capfd.readouterr().err == ""  # no word of a sequence that is too long
@@ -68,7 +71,8 @@ def test_what_was_asked_for_before_cuts_nothing() -> None:
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.enable_padding(length=6, pad_id=1)
     assert [len(ids) for ids in encode_documents(tokenizer, ["a", "b" * 9])] == [1, 9]
-    assert len(tokenizer.backend_tokenizer.encode("b" * 9).ids) == 6
+    assert len(tokenizer.backend_tokenizer.encode("b" * 9).ids) == 6  # 4 of them left, 2 padded
+    assert tokenizer.backend_tokenizer.encode("b" * 9).attention_mask == [1, 1, 1, 1, 0, 0]
 
 
 def test_characters() -> None:
@@ -157,3 +161,14 @@ def test_the_hash_tells_tokenisers_apart() -> None:
     no_end.eos_token = PAD
     hashes = {tokenizer_hash(tokenizer) for tokenizer in [*different, no_end]}
     assert len(hashes) == 6
+
+
+# ---------------------------------------------------------------------------------------------- bits per byte
+
+
+def test_bits_per_byte_do_not_depend_on_the_cuts() -> None:
+    assert bits_per_byte(math.log(256), 10, 10) == pytest.approx(8)
+    assert bits_per_byte(math.log(256**3), 10, 30) == pytest.approx(8)
+    assert bits_per_byte(math.log(2), 6, 3) == pytest.approx(2)
+    with pytest.raises(ValueError, match="num_bytes=0"):
+        bits_per_byte(1.0, 1, 0)

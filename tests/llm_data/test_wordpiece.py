@@ -58,7 +58,7 @@ def test_the_vocabulary_of_source_code_is_the_librarys() -> None:
 
 
 def test_the_vocabulary_of_wikitext_is_the_librarys() -> None:
-    assert_learned_alike([course_data("wikitext-2/valid.txt").read_text(encoding="utf-8")], 4000, (UNK,), 0)
+    assert_learned_alike([course_data("wikitext-2/valid.txt").read_text(encoding="utf-8")[:400_000]], 4000, (UNK,), 0)
 
 
 def test_without_an_order_ours_is_the_same_in_every_run() -> None:
@@ -81,7 +81,7 @@ def pair(cjk: bool = False) -> tuple[Tokenizer, WordPiece]:
 
 def test_ids_of_source_code_are_the_librarys() -> None:
     library, ours = pair()
-    for text in python_files()[::2]:
+    for text in python_files()[::4]:
         ids = ours.encode(text)
         assert ids == library_ids(library, text)
         assert ours.decode(ids) == library.decode(ids, skip_special_tokens=False)
