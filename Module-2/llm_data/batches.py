@@ -2,9 +2,10 @@
 
 Packed rows bring `position_ids` that start again at 0 with every document, and no `attention_mask`: the models of
 transformers read the documents' borders from them (with `use_cache=False`; with a cache, their default, they do not
-look), and so does the course's own. Padding has position 0 throughout: each of its tokens is a document alone. Padded rows bring an
-`attention_mask`. `labels` repeat `input_ids`; the model shifts them. A position whose label is `IGNORED` is no target:
-padding, and the first token of a piece, which nothing in its own document precedes.
+look), and so does the course's own. Padding has position 0 throughout: each of its tokens is a document alone.
+
+Padded rows bring an `attention_mask`. `labels` repeat `input_ids`; the model shifts them. A position whose label is
+`IGNORED` is no target: padding, and the first token of a piece, which nothing in its own document precedes.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_a_damaged_table_is_rebuilt(tokens, tmp_path, damage, part):
     damage(path)
     assert not is_whole_table(folder)
     if damage is not flip:
-        with pytest.raises(ShardError, match="are damaged .* build_table rebuilds them"):
+        with pytest.raises(ShardError, match=r"are damaged .* build_table rebuilds them"):
             RowTable(folder)
     build_table(tokens, tmp_path, 16, "best_fit")
     assert path.read_bytes() == whole and is_whole_table(folder)
