@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import glob
 import json
-import mmap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -149,7 +148,10 @@ def _json_lines(path: Path, errors: str) -> Iterator[str]:
 
 
 def _holds(path: Path, needle: bytes) -> bool:
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return view.find(needle) >= 0
+    with path.open("rb") as file:
+        end = b""
+        while block := file.read(BLOCK):
+            if needle in end + block:
+                return True
+            end = block[-len(needle) :]
+    return False

@@ -113,6 +113,12 @@ def test_end_of_text_separates_where_a_file_has_it(tmp_path):
     assert list(read_documents(path)) == ["one\n\nstill one", "two"]
 
 
+@pytest.mark.parametrize("before", [text_files.BLOCK - 20, text_files.BLOCK - 3, text_files.BLOCK])
+def test_an_end_of_text_across_two_blocks_is_seen(tmp_path, before):
+    path = write(tmp_path / "a.txt", "a" * before + "<|endoftext|>two\n\nstill two")
+    assert list(read_documents(path))[-1] == "two\n\nstill two"
+
+
 def test_json_lines(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "one\\n\\ntwo"}\n\n{"text": "three", "id": 3}')
     assert list(read_documents(path)) == ["one\n\ntwo", "three"]
