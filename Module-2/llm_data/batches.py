@@ -57,11 +57,8 @@ def make_batch(table: RowTable, chosen: np.ndarray) -> Batch:
 def _without_target(table: RowTable) -> Batch:
     shape = (1, table.context)
     batch = {"input_ids": torch.full(shape, table.pad_id), "labels": torch.full(shape, IGNORED)}
-    if table.positions is not None:
-        return {**batch, "position_ids": torch.zeros(shape, dtype=torch.long)}
-    mask = torch.zeros(shape, dtype=torch.long)
-    mask[0, 0] = 1  # a row that attends to nothing would be all NaN
-    return {**batch, "attention_mask": mask}
+    name = "attention_mask" if table.positions is None else "position_ids"
+    return {**batch, name: torch.zeros(shape, dtype=torch.long)}
 
 
 def document_ids(position_ids: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:

@@ -65,6 +65,8 @@ def test_no_rows_make_a_row_without_a_target(tokens, packing):
     batch = make_batch(table_of(tokens, 16, packing, pad_id=7), np.array([], dtype=np.int64))
     some = make_batch(table_of(tokens, 16, packing, pad_id=7), np.arange(2))
     assert batch.keys() == some.keys() and all(values.dtype == torch.int64 for values in batch.values())
+    with torch.no_grad():
+        assert llama()(**batch, use_cache=False).logits.isfinite().all()
     assert batch["input_ids"].tolist() == [[7] * 16] and batch["labels"].tolist() == [[IGNORED] * 16]
 
 

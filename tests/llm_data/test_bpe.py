@@ -27,11 +27,13 @@ def every_character() -> str:
     return "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
 
 
+@cache
 def library_set(pattern: str) -> set[str]:
     pieces = pre_tokenizers.Split(Regex(pattern), "removed", invert=True).pre_tokenize_str(every_character())
     return set("".join(piece for piece, _ in pieces))
 
 
+@cache
 def our_set(pattern: str) -> set[str]:
     return set(regex.findall(pattern, every_character(), flags=regex.V1))
 

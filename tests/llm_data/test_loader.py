@@ -159,6 +159,12 @@ def test_buckets_hold_rows_of_like_lengths(tokens):
         return sum(np.ptp((batch["attention_mask"].sum(1)).numpy()) for batch in make(tokens, packing))
 
     assert spread("bucketed") < spread("dynamic") / 3
+    loader = make(tokens, "bucketed")
+    lengths, order = loader.table.filled, loader.order(0)
+    assert len(lengths) < 50 * 3 and len(lengths) % 3  # one window, and a short batch at its end
+    in_order = [tuple(sorted(lengths[order[start : start + 3]])) for start in range(0, len(order), 3)]
+    by_length = np.sort(lengths)
+    assert sorted(in_order) == sorted(tuple(by_length[start : start + 3]) for start in range(0, len(lengths), 3))
     widths = [batch["input_ids"].shape[1] for batch in make(tokens, "bucketed")]
     assert any(one > two for one, two in pairwise(widths))  # batches are shuffled, not sorted
 

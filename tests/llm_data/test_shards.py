@@ -13,6 +13,7 @@ import pytest
 from llm_data.corpora import Corpus, load_corpus
 from llm_data.fast_tokenizer import character_tokenizer, train_fast_tokenizer
 from llm_data.manifest import MANIFEST, Manifest, ShardError
+from llm_data.row_table import RowTable
 from llm_data.shards import build_shards
 from llm_data.token_shards import TokenShards
 
@@ -249,7 +250,7 @@ def test_what_the_tokenizer_refuses_is_said_and_nothing_is_lost(tmp_path):
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("giant_line", [False, True], ids=["paragraphs", "one-line"])
 def test_a_gigabyte_within_500_megabytes(tmp_path, giant_line):
-    """1 GB of made text, tokenised in a process of its own whose memory (all its processes') stays under 500 MB."""
+    """1 GB of made text, tokenised and packed in a process of its own whose memory stays under 500 MB."""
     library = list(load_corpus("python").documents())
     tokenizer = train_fast_tokenizer(library[:100], 4096)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
@@ -264,11 +265,15 @@ def test_a_gigabyte_within_500_megabytes(tmp_path, giant_line):
             size += file.write(piece)
     code = (
         "import sys; from llm_data.corpora import load_corpus; from llm_data.shards import build_shards\n"
+        "from llm_data.row_table import build_table; from llm_data.token_shards import TokenShards\n"
         "from transformers import PreTrainedTokenizerFast\n"
         "tokenizer = PreTrainedTokenizerFast.from_pretrained(sys.argv[1])\n"
-        "print(build_shards(load_corpus('text:' + sys.argv[2]), 'train', tokenizer, sys.argv[3]))"
+        "print(build_shards(load_corpus('text:' + sys.argv[2]), 'train', tokenizer, sys.argv[3]))\n"
+        "build_table(TokenShards(sys.argv[3]), sys.argv[4], 1024, 'best_fit')"
     )
-    child = psutil.Popen([sys.executable, "-c", code, tmp_path / "tokenizer", path, tmp_path / "shards"])
+    child = psutil.Popen(
+        [sys.executable, "-c", code, tmp_path / "tokenizer", path, tmp_path / "shards", tmp_path / "rows"]
+    )
     peak, start = 0, time.monotonic()
     while child.poll() is None:
         total = 0
@@ -283,6 +288,8 @@ def test_a_gigabyte_within_500_megabytes(tmp_path, giant_line):
     tokens = TokenShards(tmp_path / "shards")
     print(f"{tokens.manifest.tokens:,} tokens in {time.monotonic() - start:.0f} s, peak {peak / 1e6:.0f} MB")
     assert tokens.manifest.text_bytes > 0.8 * 10**9
+    [table] = (tmp_path / "rows").iterdir()
+    assert RowTable(table).filled.sum() == tokens.manifest.tokens
     assert peak < 500e6
 
 
