@@ -57,6 +57,7 @@ class ByteLevelBPE:
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     _ranks: dict[Pair, tuple[int, int]] = field(init=False, repr=False, compare=False, default_factory=dict)
     _texts: dict[int, str] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _bytes: dict[str, bytes] = field(init=False, repr=False, compare=False, default_factory=dict)
     _cache: dict[str, list[int]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,6 +76,8 @@ class ByteLevelBPE:
             if not token or number < 0 or number in self._texts or self.vocab.get(token, number) != number:
                 raise ValueError(f"token {token!r} with id {number}: empty, negative, or an id used twice")
             self._texts[number] = token
+            plain = all(char in CHAR_TO_BYTE for char in token)
+            self._bytes[token] = bytes(CHAR_TO_BYTE[char] for char in token) if plain else token.encode("utf-8")
 
     @property
     def vocab_size(self) -> int:
@@ -134,12 +137,8 @@ class ByteLevelBPE:
         Raises:
             ValueError: for an id that no token has.
         """
-        parts = []
-        for token in self.tokens(ids):
-            if skip_special_tokens and token in self.special_tokens:
-                continue
-            plain = all(char in CHAR_TO_BYTE for char in token)
-            parts.append(bytes(CHAR_TO_BYTE[char] for char in token) if plain else token.encode("utf-8"))
+        skipped = self.special_tokens if skip_special_tokens else {}
+        parts = [self._bytes[token] for token in self.tokens(ids) if token not in skipped]
         return b"".join(parts).decode("utf-8", errors="replace")
 
 

@@ -1,6 +1,6 @@
 """What the course trains with: `PreTrainedTokenizerFast`, whose work is done by the `tokenizers` library.
 
-The tokenisers of `llm_data.bpe` are proved equal to it and many times slower. All functions here keep two rules. End of
+The tokenisers of `llm_data.bpe` are proved equal to it, and are slower. All functions here keep two rules. End of
 text and padding are two tokens, or a model whose loss ignores padding never learns to stop. And the text of a document
 is never parsed for special tokens.
 """

@@ -53,7 +53,7 @@ CJK_PATTERN = regex.compile(character_set(CJK), regex.V1)
 def gpt2_words(text: str) -> list[str]:
     """The text cut at GPT-2's boundaries; joined again, it is the text.
 
-    A space goes with the word behind it, letters, numbers and other marks never share a word, and of several spaces all
+    A space goes with the word after it, letters, numbers and other marks never share a word, and of several spaces all
     but the last are a word of their own. Newlines are cut off from words, not from other white space.
     """
     return GPT2_PATTERN.findall(text)
