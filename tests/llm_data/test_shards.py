@@ -12,7 +12,7 @@ import psutil
 import pytest
 from llm_data.corpora import Corpus, load_corpus
 from llm_data.fast_tokenizer import character_tokenizer, train_fast_tokenizer
-from llm_data.manifest import MANIFEST, Manifest, ShardError
+from llm_data.manifest import MANIFEST, Manifest, ShardError, write_in_place
 from llm_data.row_table import RowTable
 from llm_data.shards import build_shards
 from llm_data.token_shards import TokenShards
@@ -116,6 +116,39 @@ def test_an_interrupted_run_is_finished_by_the_next(tmp_path, tokenizer, stop):
     assert files(whole) == files(tmp_path)
 
 
+def test_interrupted_twice_keeps_what_the_first_run_made(tmp_path, tokenizer):
+    def broken(stop):
+        def read():
+            yield from DOCUMENTS[:stop]
+            raise KeyboardInterrupt
+
+        return Corpus("made", "made", "1", read, val_percent=0, test_percent=0)
+
+    for stop in (100, 10):
+        with pytest.raises(KeyboardInterrupt):
+            build_shards(broken(stop), "train", tokenizer, tmp_path, **OPTIONS)
+    assert len(build(tmp_path, tokenizer).kept) >= 3
+
+
+def test_threads_do_not_share_a_tokenizer(tmp_path, tokenizer, monkeypatch):
+    """Encoding sets flags on a tokenizer and takes them back: shared, one thread would undo another's."""
+    monkeypatch.setattr(shards_module, "PORTION_CHARACTERS", 1)
+    encode, used = shards_module.encode_documents, []
+
+    def watched(own, texts):
+        assert id(own) not in used, "two threads encode with one tokenizer"
+        used.append(id(own))
+        time.sleep(0.002)
+        try:
+            return encode(own, texts)
+        finally:
+            used.remove(id(own))
+
+    monkeypatch.setattr(shards_module, "encode_documents", watched)
+    build(tmp_path, tokenizer, num_workers=4, shard_characters=100)
+    assert texts(tmp_path, tokenizer) == DOCUMENTS
+
+
 CHILD = """
 import sys, time
 from llm_data.corpora import Corpus
@@ -191,6 +224,33 @@ def test_a_damaged_shard_is_named_and_rebuilt_and_no_other(tmp_path, tokenizer, 
     built = build(tmp_path, tokenizer)
     assert built.damaged == built.written == ("train-00002",) and "damaged and rebuilt: train-00002" in str(built)
     assert files(tmp_path) == whole
+
+
+def test_a_shard_of_another_size_is_seen_without_checksums(tmp_path, tokenizer):
+    build(tmp_path, tokenizer)
+    for part in ("tokens", "lengths"):
+        path = tmp_path / f"train-00001.{part}.npy"
+        whole = path.read_bytes()
+        np.save(path, np.load(path)[:-1])
+        with pytest.raises(ShardError, match=r"train-00001 in .* has another size"):
+            TokenShards(tmp_path, verify=False)
+        path.write_bytes(whole)
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    before = path.stat().st_ino
+    write_in_place(path, lambda unfinished: unfinished.write_text("new"))
+    assert path.read_text() == "new" and path.stat().st_ino != before
+
+    def half(unfinished):
+        unfinished.write_text("ha")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_in_place(path, half)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] and path.read_text() == "new"
 
 
 def test_a_damaged_manifest_is_no_manifest(tmp_path, tokenizer):
