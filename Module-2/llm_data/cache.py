@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 
 def cache_folder() -> Path:
@@ -16,3 +20,25 @@ def cache_folder() -> Path:
 def digest(*parts: Any) -> str:
     """16 hexadecimal digits that change with any of `parts` (compared by their `repr`)."""
     return hashlib.sha256("\0".join(map(repr, parts)).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and be the only process that writes into it; another one waits.
+
+    Raises:
+        OSError: when the folder cannot be written, with what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock")
+        lock.acquire()
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be written ({error.strerror or error}); set COURSE_CACHE, or pass `cache`, to a folder "
+            "that you may write to"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -72,7 +72,7 @@ class Corpus:
         if split is not None and split not in SPLITS:
             raise CorpusError(f"split {split!r}: choose one of {', '.join(SPLITS)}, or None for all")
         count = total = 0
-        for document in self.read():
+        for document in filter(None, self.read()):
             total += 1
             if split is None or self.side(document) == split:
                 count += 1
@@ -116,6 +116,8 @@ def load_corpus(
         CorpusError: for an unknown name, a missing path, a local copy that is not the pinned text, or a corpus that
             is neither here nor to be had from the hub.
     """
+    if not isinstance(name, str):
+        raise CorpusError(f"a corpus is named by a string; for files write 'text:{name}'")
     if errors not in ("strict", "replace"):
         raise CorpusError(f"errors={errors!r}: choose 'strict' or 'replace'")
     if name.startswith("text:"):

@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llm_data.cache import cache_folder, digest
+from llm_data.cache import cache_folder, digest, locked
 from llm_data.corpora import SPLITS, Corpus, Split, load_corpus
 from llm_data.fast_tokenizer import character_tokenizer, tokenizer_hash, train_fast_tokenizer
 from llm_data.loader import StatefulLoader
@@ -71,8 +70,10 @@ class LLMDataModule(pl.LightningDataModule):
         for name, value, least in (
             ("context", context, 2), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)
         ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number and at least {least}")
+        if not isinstance(corpus, (str, Corpus)):
+            raise ValueError(f"corpus={corpus!r}: give a name or a Corpus; for files write 'text:{corpus}'")
         self.corpus_name = corpus if isinstance(corpus, str) else corpus.name
         self.context = context
         self.batch_size = batch_size
@@ -116,10 +117,12 @@ class LLMDataModule(pl.LightningDataModule):
         Raises:
             ShardError: when `prepare_data` was not called before, or a shard is damaged.
         """
-        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: SPLITS}
+        if stage not in wanted:
+            raise ValueError(f"stage {stage!r}: choose fit, validate, test, or None for all")
         self._tokenizer = self._make_tokenizer(self._corpus())
         for split in self._sides():
-            if stage is None or split in wanted[stage]:
+            if split in wanted[stage]:
                 # prepare_data has verified the checksums in one process; the others must not read it all again.
                 folder = self._folder(self._tokenizer, split)
                 tokens = self._tokens[split] = TokenShards(folder, verify=False)
@@ -129,11 +132,18 @@ class LLMDataModule(pl.LightningDataModule):
                 )
 
     def train_dataloader(self) -> StatefulLoader:
-        """Training batches, in a new order each epoch, from where a restored state left off."""
-        loader = self._loader("train", shuffle=True)
+        """Training batches, in a new order each epoch, from where a restored state left off.
+
+        Asked again under a Trainer (`reload_dataloaders_every_n_epochs`, a second `fit`), the new loader goes on where
+        the old one is. With `overfit_batches` the order is fixed, and each epoch begins at its first row.
+        """
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
+        loader = self._loader("train", shuffle=not overfit)
         if self._position is not None:
             loader.load_state_dict(self._position)
-        self._train_loader = loader
+        elif self.trainer is not None and self._train_loader is not None and loader.continues(self._train_loader):
+            loader.load_state_dict(self._train_loader.state_dict())
+        self._position, self._train_loader = None, loader
         return loader
 
     def val_dataloader(self) -> StatefulLoader | list[StatefulLoader]:
@@ -150,9 +160,10 @@ class LLMDataModule(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the position for the training loader: the one that is there, or the next one to be made."""
-        self._position = state_dict.get("train")
-        if self._train_loader is not None and self._position is not None:
-            self._train_loader.load_state_dict(self._position)
+        position = state_dict.get("train")
+        if self._train_loader is not None and position is not None:
+            self._train_loader.load_state_dict(position)
+        self._position = position
 
     # -- what a model needs to know -----------------------------------------------------------------------------
 
@@ -209,22 +220,28 @@ class LLMDataModule(pl.LightningDataModule):
             return wanted
         kind, _, size = wanted.partition("-")
         if not (wanted == "char" or (kind == "bpe" and size.isdigit())):
-            tokenizer = AutoTokenizer.from_pretrained(wanted)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(wanted)
+            except (OSError, ValueError) as error:
+                reason = str(error).split("\n")[0][:120]
+                raise ValueError(
+                    f"tokenizer {wanted!r} is neither bpe-N (N tokens, trained here) nor char, and no folder or hub id "
+                    f"that can be loaded: {reason}"
+                ) from error
             if not isinstance(tokenizer, PreTrainedTokenizerFast):
                 raise ValueError(f"tokenizer {wanted!r} has no fast version, which tokenising a corpus needs")
             return _check_tokenizer(tokenizer)
         name = digest(corpus.name, corpus.fingerprint, sorted(self._shares.items()))
         folder = self._root() / "tokenizers" / f"{wanted}-{name}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if not (folder / "complete").exists():
+        if not (folder / "complete").exists():
+            with locked(folder):
                 if kind == "char":  # all documents: a character seen in validation only would have no token
                     made = character_tokenizer(corpus.documents())
                 else:
                     made = train_fast_tokenizer(corpus.documents("train"), int(size))
                 made.save_pretrained(folder)
                 (folder / "complete").touch()
-            loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+        loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
         return loaded
 
     def _loader(self, split: Split, shuffle: bool) -> StatefulLoader:
@@ -245,7 +262,9 @@ class LLMDataModule(pl.LightningDataModule):
         )
 
 
-def _check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def _check_tokenizer(tokenizer: Any) -> PreTrainedTokenizerFast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"tokenizer must be a name or a PreTrainedTokenizerFast, not {type(tokenizer).__name__}")
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token; set tokenizer.eos_token to the one that ends a text")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

@@ -25,11 +25,13 @@ BUCKET_BATCHES = 50  # rows are sorted by length within so many batches
 class StatefulLoader:
     """Batches of one rank, epoch after epoch.
 
-    A new `iter()` goes on at the loader's position: at an epoch's end, or when the loader is new, that is an epoch's
-    first batch; after a `break` it is the next batch, since nothing is to be shown twice.
+    A shuffling loader keeps its position: a new `iter()` begins an epoch when the loader is new or the last epoch was
+    finished, and goes on with the next batch after a `break`, since nothing is to be shown twice. A loader that does
+    not shuffle, as for validation, begins at its first row every time (after `load_state_dict`, once where it was).
 
-    At an epoch's last step the rows that are left are shared out evenly; a rank that gets none yields one row of
-    padding without a target, so that all ranks take the same number of steps.
+    All ranks take the same number of steps, and an epoch's last rows are shared out so that each rank has at least one.
+    Only where that cannot be (`batch_size=1`, or fewer rows than ranks) a rank yields one row of padding without a
+    target; the mean loss of transformers' models is NaN for it, so weight losses by their number of targets.
 
     Args:
         table: all rows.
@@ -79,6 +81,7 @@ class StatefulLoader:
         self.epoch = 0
         self.rows_done = 0  # of this epoch, over all ranks
         self.steps_done = 0  # of this epoch, whatever the number of ranks was
+        self._restored = False
         bucket = batch_size if table.packing == "bucketed" else None  # only there does it change the order
         self._plan = digest(table.plan, shuffle, seed, bucket)
 
@@ -87,10 +90,12 @@ class StatefulLoader:
         return self.steps_done + self._steps_left()
 
     def __iter__(self) -> Iterator[Batch]:
-        step, total = self.batch_size * self.world_size, len(self.table)
+        if not self.shuffle and not self._restored:
+            self.rows_done = self.steps_done = 0
+        self._restored = False
         for batch in self._batches(self._shares(self.order(self.epoch))):
             # Counted before the batch leaves: who holds batch k and asks for the state gets the one after k.
-            self.rows_done = min(self.rows_done + step, total)
+            self.rows_done += self._step_rows(len(self.table) - self.rows_done)
             self.steps_done += 1
             if not self._steps_left():
                 self._next_epoch()
@@ -127,6 +132,11 @@ class StatefulLoader:
             ValueError: when the state is of other data: corpus, tokenizer, context, packing, seed, or, with bucketed
                 padding, batch size. Its rows would be other rows.
         """
+        missing = {"epoch", "rows", "steps", "plan"} - set(state)
+        if missing:
+            raise ValueError(
+                f"this is no loader's state: {', '.join(sorted(missing))} missing; pass what state_dict() gave"
+            )
         if state["plan"] != self._plan:
             raise ValueError(
                 "this state belongs to other rows: corpus, tokenizer, context, packing and seed must be those of the "
@@ -135,6 +145,11 @@ class StatefulLoader:
         self.epoch, self.rows_done, self.steps_done = int(state["epoch"]), int(state["rows"]), int(state["steps"])
         if not self._steps_left():  # more ranks than before, and drop_last: what is left fills no step
             self._next_epoch()
+        self._restored = True
+
+    def continues(self, other: StatefulLoader) -> bool:
+        """Whether the other loader's position means the same rows here."""
+        return self._plan == other._plan
 
     def _next_epoch(self) -> None:
         self.epoch, self.rows_done, self.steps_done = self.epoch + 1, 0, 0
@@ -144,15 +159,24 @@ class StatefulLoader:
         step = self.batch_size * self.world_size
         return left // step if self.drop_last else -(-left // step)
 
+    def _step_rows(self, left: int) -> int:
+        """Rows of the next step, over all ranks, when so many are left."""
+        step = self.batch_size * self.world_size
+        if step < left < step + self.world_size and self.batch_size > 1 and not self.drop_last:
+            return left - self.world_size  # a full step would leave less than one row for each rank
+        return min(step, left)
+
     def _shares(self, order: np.ndarray) -> Iterator[np.ndarray]:
         """This rank's rows of each step that is left."""
-        step = self.batch_size * self.world_size
-        for start in range(self.rows_done, self.rows_done + self._steps_left() * step, step):
-            if start + step <= len(order):
-                first = start + self.rank * self.batch_size
+        at = self.rows_done
+        for _ in range(self._steps_left()):
+            rows = self._step_rows(len(order) - at)
+            if rows == self.batch_size * self.world_size:
+                first = at + self.rank * self.batch_size
                 yield order[first : first + self.batch_size]
             else:
-                yield np.array_split(order[start:], self.world_size)[self.rank]
+                yield np.array_split(order[at : at + rows], self.world_size)[self.rank]
+            at += rows
 
     def _batches(self, shares: Iterator[np.ndarray]) -> Iterator[Batch]:
         if not self.num_workers:

@@ -14,10 +14,9 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
 from lightning_basics.data import source_files
 
-from llm_data.cache import cache_folder, digest
+from llm_data.cache import cache_folder, digest, locked
 
 MAX_FUNCTION = 1200
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -61,10 +60,9 @@ def read_functions() -> Iterator[str]:
     Taking them apart needs some seconds, so the first call leaves them in the course's cache.
     """
     folder = cache_folder() / "python-functions"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{library_fingerprint()}.jsonl"
-    with FileLock(f"{path}.lock"):
-        if not path.is_file():
+    if not path.is_file():
+        with locked(folder):
             unfinished = path.with_suffix(".tmp")
             with unfinished.open("w", encoding="utf-8") as file:
                 for text in _distinct_functions():

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
-from llm_data.cache import digest
+from llm_data.cache import digest, locked
 from llm_data.manifest import MANIFEST, Manifest, ShardError, checksum, write_in_place
 from llm_data.packing import PADDED, Packing, Rows, plan_rows
 from llm_data.token_shards import TokenShards, ranges
 
 CHUNK_TOKENS = 1 << 20
 KIND = "rows"
+REBUILD = "prepare_data() or build_table rebuilds them"
 
 
 def table_folder(parent: Path | str, shards: Manifest, context: int, packing: Packing, seed: int, pad_id: int) -> Path:
@@ -49,9 +49,10 @@ def build_table(
         ValueError: as `plan_rows`.
     """
     folder = table_folder(parent, tokens.manifest, context, packing, seed, pad_id)
-    folder.mkdir(parents=True, exist_ok=True)
+    if is_whole_table(folder):
+        return folder
     shards = _made_from(tokens.manifest)
-    with FileLock(folder / "lock"):
+    with locked(folder):
         if not is_whole_table(folder):
             (folder / MANIFEST).unlink(missing_ok=True)
             rows = plan_rows(tokens.lengths, context, packing, seed)
@@ -104,7 +105,7 @@ class RowTable:
         self.folder = Path(folder)
         facts = _facts(self.folder)
         if not facts:
-            raise ShardError(f"{self.folder} holds no rows; build_table (prepare_data) makes them")
+            raise ShardError(f"{self.folder} holds no rows; prepare_data() or build_table makes them")
         self.packing: Packing = facts["packing"]
         self.context: int = facts["context"]
         self.pad_id: int = facts["pad_id"]
@@ -113,12 +114,12 @@ class RowTable:
             # Plain arrays over the mapped bytes: slices of `np.memmap` itself cost ten times as much.
             arrays = [np.asarray(np.load(path, mmap_mode="r")) for path in _paths(self.folder, self.packing)]
         except (OSError, ValueError) as error:
-            raise ShardError(f"the rows in {self.folder} are damaged ({error}); build_table rebuilds them") from None
+            raise ShardError(f"the rows in {self.folder} are damaged ({error}); {REBUILD}") from None
         self.filled, self.ids = arrays[0], arrays[1]
         self.positions = None if self.packing in PADDED else arrays[2]
         self.first = np.cumsum(self.filled, dtype=np.int64) - self.filled
         if len(self.filled) != facts["rows"]:
-            raise ShardError(f"the rows in {self.folder} have another size; build_table rebuilds them")
+            raise ShardError(f"the rows in {self.folder} have another size; {REBUILD}")
 
     def __len__(self) -> int:
         """Rows."""

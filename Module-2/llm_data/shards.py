@@ -20,14 +20,14 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
-from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
 from course.machine import cores
 from course.progress import Line
+from llm_data.cache import locked
 from llm_data.corpora import Corpus, Split
 from llm_data.fast_tokenizer import encode_documents, tokenizer_hash
-from llm_data.manifest import Built, Manifest, Shard, checksum, is_whole, shard_paths, write_in_place
+from llm_data.manifest import Built, Manifest, Shard, ShardError, checksum, is_whole, shard_paths, write_in_place
 from llm_data.parallelism import tokenizers_in_one_thread
 
 SHARD_CHARACTERS = 4_000_000
@@ -61,6 +61,7 @@ def build_shards(
 
     Raises:
         CorpusError: when the split holds no document, or its text cannot be read.
+        ShardError: when the folder holds another corpus, or another side of it.
         ValueError: for a tokenizer without an end-of-text token, and numbers below 1.
     """
     workers = cores() if num_workers is None else num_workers
@@ -69,7 +70,6 @@ def build_shards(
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token; documents need one at their end: set tokenizer.eos_token")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     vocab_size = len(tokenizer)
     empty = Manifest(
         corpus=corpus.name,
@@ -81,15 +81,34 @@ def build_shards(
         dtype="uint16" if vocab_size <= 2**16 else "uint32",
         complete=False,
     )
-    with FileLock(folder / "lock"):
+    found = _complete(folder, empty)
+    if found is not None:  # without a lock: a finished folder may be read-only
+        return found
+    with locked(folder):
+        found = _complete(folder, empty)  # another process may have made it meanwhile
+        if found is not None:
+            return found
         before = Manifest.read(folder)
         if before is not None and before.tokenizer_sha256 != empty.tokenizer_sha256:
             before = None
         known = {shard.name: shard for shard in before.shards} if before else {}
         damaged = {name for name, shard in known.items() if not is_whole(folder, shard)}
-        if before and before.complete and before.fingerprint == empty.fingerprint and not damaged:
-            return Built(before, (), tuple(known), ())
         return _build(corpus, split, tokenizer, folder, empty, known, damaged, workers, shard_characters, progress)
+
+
+def _complete(folder: Path, wanted: Manifest) -> Built | None:
+    """What is in the folder, when it is all that is wanted, and whole."""
+    found = Manifest.read(folder)
+    if found is None:
+        return None
+    if (found.corpus, found.split) != (wanted.corpus, wanted.split):
+        raise ShardError(
+            f"{folder} holds {found.corpus}, {found.split}; {wanted.corpus}, {wanted.split} needs a folder of its own"
+        )
+    same = (found.tokenizer_sha256, found.fingerprint) == (wanted.tokenizer_sha256, wanted.fingerprint)
+    if found.complete and same and all(is_whole(folder, shard) for shard in found.shards):
+        return Built(found, (), tuple(shard.name for shard in found.shards), ())
+    return None
 
 
 def _build(

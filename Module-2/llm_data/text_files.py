@@ -1,8 +1,8 @@
 """Text files as documents, read in blocks: memory does not grow with a file, nor with its longest line.
 
 What a document is depends on the file alone. In a `.jsonl` file it is the `"text"` of each line. Elsewhere it is what
-stands between two `<|endoftext|>`, where the file has one, and else what stands between two blank lines. A document
-longer than `MAX_DOCUMENT` characters is cut, after a line's end or a space where there is one.
+stands between two `<|endoftext|>`, where the file has one, and else what stands between two blank lines (spaces do not
+count). A document longer than `MAX_DOCUMENT` characters is cut, after a line's end or a space where there is one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import codecs
 import glob
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 SEPARATOR = "<|endoftext|>"
 MAX_DOCUMENT = 1 << 17
 BLOCK = 1 << 18
+BLANK_LINE = r"\n[ \t]*\n"
 SUFFIXES = (".jsonl", ".md", ".rst", ".txt")
 
 
@@ -60,26 +62,30 @@ def read_documents(path: Path, errors: str = "strict") -> Iterator[str]:
     Raises:
         CorpusError: for undecodable bytes, and for a `.jsonl` line without a "text"; the place is named.
     """
+    if path.suffix.lower() == ".json":
+        raise CorpusError(
+            f"{path}: a .json file is not text; give one object a line in a .jsonl file, or rename it .txt"
+        )
     if path.suffix.lower() == ".jsonl":
         parts: Iterable[str] = _json_lines(path, errors)
     else:
-        separator = SEPARATOR if _holds(path, SEPARATOR.encode()) else "\n\n"
-        parts = split_text(_blocks(path, errors), separator)
+        has_separator = _holds(path, SEPARATOR.encode())
+        parts = split_text(_blocks(path, errors), re.escape(SEPARATOR) if has_separator else BLANK_LINE)
     for part in parts:
         if part and not part.isspace():
             yield from cut_long(part)
 
 
 def split_text(blocks: Iterable[str], separator: str) -> Iterator[str]:
-    """What stands between separators in the text that `blocks` make together. Joined by `separator`, the parts are
-    that text again, save that a part longer than `MAX_DOCUMENT` comes in pieces."""
-    rest = ""
+    """What stands between matches of the pattern `separator` in the text that `blocks` make together; a part longer
+    than `MAX_DOCUMENT` comes in pieces."""
+    pattern, rest = re.compile(separator), ""
     for block in blocks:
-        parts = (rest + block).split(separator)
+        parts = pattern.split(rest + block)
         rest = parts.pop()
         yield from parts
         # A separator may lie across two blocks, so its possible beginning stays.
-        while len(rest) > MAX_DOCUMENT + len(separator):
+        while len(rest) > MAX_DOCUMENT + 100:
             end = _cut(rest)
             yield rest[:end]
             rest = rest[end:]
@@ -144,6 +150,12 @@ def _json_lines(path: Path, errors: str) -> Iterator[str]:
                 record = None
             if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                 raise CorpusError(f'{path}, line {number}: expected a JSON object with a string under "text"')
+            try:
+                record["text"].encode()
+            except UnicodeEncodeError:
+                raise CorpusError(
+                    f'{path}, line {number}: its "text" has half a surrogate pair, no character'
+                ) from None
             yield record["text"]
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from llm_data.manifest import Manifest, ShardError, is_whole, shard_paths
 
+REBUILD = "prepare_data() or build_shards rebuilds it"
+
 
 class TokenShards:
     """The token ids of a split, mapped into memory, document by document.
@@ -30,22 +32,20 @@ class TokenShards:
         manifest = Manifest.read(self.folder)
         if manifest is None or not manifest.complete:
             state = "no token shards" if manifest is None else "an unfinished set of token shards"
-            raise ShardError(f"{self.folder} holds {state}; build_shards (again) makes them, and keeps what is there")
+            raise ShardError(f"{self.folder} holds {state}; prepare_data() or build_shards makes them")
         self.manifest = manifest
         self._tokens: list[np.ndarray] = []
         lengths = []
         for shard in manifest.shards:
             if verify and not is_whole(self.folder, shard):
-                raise ShardError(f"shard {shard.name} in {self.folder} is damaged; build_shards rebuilds it")
+                raise ShardError(f"shard {shard.name} in {self.folder} is damaged; {REBUILD}")
             tokens_path, lengths_path = shard_paths(self.folder, shard.name)
             try:
                 tokens, sizes = np.load(tokens_path, mmap_mode="r"), np.load(lengths_path)
             except (OSError, ValueError, EOFError) as error:
-                raise ShardError(
-                    f"shard {shard.name} in {self.folder} is damaged ({error}); build_shards rebuilds it"
-                ) from None
+                raise ShardError(f"shard {shard.name} in {self.folder} is damaged ({error}); {REBUILD}") from None
             if len(tokens) != shard.tokens or len(sizes) != shard.documents:
-                raise ShardError(f"shard {shard.name} in {self.folder} has another size; build_shards rebuilds it")
+                raise ShardError(f"shard {shard.name} in {self.folder} has another size; {REBUILD}")
             # A plain array over the same mapped bytes: slices of `np.memmap` itself cost ten times as much.
             self._tokens.append(np.asarray(tokens))
             lengths.append(sizes)

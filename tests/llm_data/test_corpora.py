@@ -1,5 +1,6 @@
 import ast
 import json
+import re
 import tracemalloc
 
 import llm_data.corpora as corpora
@@ -99,13 +100,42 @@ def test_impossible_shares(shares):
 def test_blocks_do_not_matter(tmp_path_factory, parts, size):
     path = write(tmp_path_factory.mktemp("blocks") / "a.txt", "\n\n".join(parts))
     text = path.read_bytes().decode().replace("\r\n", "\n").replace("\r", "\n")
-    expected = [part for part in text.split("\n\n") if part and not part.isspace()]
+    expected = [part for part in re.split(r"\n[ \t]*\n", text) if part and not part.isspace()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "BLOCK", size)
         assert list(read_documents(path)) == expected
         assert (
             "\n\n".join(split_text([text[start : start + size] for start in range(0, len(text), size)], "\n\n")) == text
         )
+
+
+def test_spaces_do_not_make_a_line_full(tmp_path):
+    assert list(read_documents(write(tmp_path / "a.txt", "one\n \t\ntwo\nstill two\n\nthree"))) == [
+        "one", "two\nstill two", "three",
+    ]  # fmt: skip
+
+
+def test_json_is_not_text(tmp_path):
+    path = write(tmp_path / "a.json", "{}")
+    with pytest.raises(CorpusError, match=r"a \.json file is not text; give one object a line in a \.jsonl"):
+        list(load_corpus(f"text:{path}").documents())
+
+
+def test_half_a_character_in_json_is_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "fine"}\n{"text": "\\ud800"}')
+    with pytest.raises(CorpusError, match=r"line 2: .* half a surrogate pair"):
+        list(read_documents(path))
+
+
+def test_an_empty_text_is_no_document():
+    assert list(made(["", "one", ""]).documents()) == ["one"]
+    with pytest.raises(CorpusError, match="holds no text"):
+        list(made(["", ""]).documents())
+
+
+def test_a_path_is_no_name(tmp_path):
+    with pytest.raises(CorpusError, match="for files write 'text:"):
+        load_corpus.__wrapped__(tmp_path)
 
 
 def test_end_of_text_separates_where_a_file_has_it(tmp_path):

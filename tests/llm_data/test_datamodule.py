@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -17,6 +18,7 @@ from recorder import Recorder, own_text, recorded, train
 from course.lightning_tools import quiet
 
 TOTAL = 25  # steps, of 9 an epoch
+SEARCH_PATH = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,42 @@ def test_train_and_validation_share_no_document(text):
     ]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
     assert sides[0] | sides[1] == set(text.read_text().split("\n\n"))
+
+
+def ready(text, **options):
+    data = data_of(text, **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def test_the_position_travels_without_a_trainer_too(text):
+    first = ready(text)
+    assert first.state_dict() == {}
+    batches = iter(first.train_dataloader())
+    shown = [next(batches)["input_ids"].tolist() for _ in range(3)]
+    rest = [batch["input_ids"].tolist() for batch in batches]
+    again = ready(text)
+    loader = iter(again.train_dataloader())
+    assert [next(loader)["input_ids"].tolist() for _ in range(3)] == shown
+    later = ready(text)
+    later.load_state_dict(again.state_dict())  # before the loader is made
+    assert [batch["input_ids"].tolist() for batch in later.train_dataloader()] == rest
+    made = ready(text)
+    loader = made.train_dataloader()
+    made.load_state_dict(again.state_dict())
+    assert [batch["input_ids"].tolist() for batch in loader] == rest
+
+
+def test_only_training_batches_are_shuffled(text):
+    data = ready(text, val_percent=40, batch_size=1)
+    orders = [[batch["input_ids"].tolist() for batch in data.val_dataloader()] for _ in range(2)]
+    loader = data.val_dataloader()
+    orders += [[batch["input_ids"].tolist() for batch in loader] for _ in range(2)]
+    assert len(orders[0]) > 3 and all(order == orders[0] for order in orders)
+    assert len(data.val_dataloader()) == len(data.rows("val"))
+    trained = data.train_dataloader()
+    assert [batch["input_ids"].tolist() for batch in trained] != [batch["input_ids"].tolist() for batch in trained]
 
 
 def test_bytes_per_token(text):
@@ -158,10 +196,15 @@ def test_a_given_corpus_and_tokenizer(text, tmp_path):
     ("options", "message"),
     [
         ({"packing": "tight"}, "choose one of static"),
-        ({"context": 1}, "context=1 must be at least 2"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"num_workers": -1}, "num_workers=-1 must be at least 0"),
-        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"context": 64.0}, "context=64.0 must be a whole number"),
+        ({"batch_size": True}, "batch_size=True must be a whole number"),
+        ({"seed": None}, "seed=None must be a whole number"),
+        ({"corpus": Path("own.txt")}, "write 'text:own.txt'"),
+        ({"tokenizer": None}, "not NoneType"),
+        ({"context": 1}, "context=1 must be a whole number and at least 2"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number and at least 1"),
+        ({"num_workers": -1}, "num_workers=-1 must be a whole number and at least 0"),
+        ({"seed": -1}, "seed=-1 must be a whole number and at least 0"),
     ],
 )
 def test_refused(options, message):
@@ -230,6 +273,67 @@ def test_accumulation_validation_and_limits_change_nothing(text, tmp_path, refer
     assert [step["ids"] for step in model.seen] == [step["ids"] for step in reference[:23]]
 
 
+def test_every_validation_is_of_the_same_batches(text, tmp_path):
+    shown = []
+
+    class Watching(Recorder):
+        def validation_step(self, batch, batch_idx):
+            shown[-1].append(batch["input_ids"].tolist())
+
+        def on_validation_epoch_start(self):
+            shown.append([])
+
+    options = {"val_percent": 40, "batch_size": 2}
+    sanity = trainer(tmp_path, max_epochs=3)
+    sanity.num_sanity_val_steps = 2
+    sanity.fit(Watching(), data_of(text, **options))
+    first, *epochs = shown
+    assert len(first) == 2 and len(epochs) == 3 and len(epochs[0]) > 4
+    assert first == epochs[0][:2] and epochs[0] == epochs[1] == epochs[2]
+    shown.clear()
+    trainer(tmp_path, max_epochs=2, limit_val_batches=3).fit(Watching(), data_of(text, **options))
+    assert shown == [epochs[0][:3]] * 2
+
+
+def test_overfitting_shows_the_same_batches_again(text, tmp_path):
+    model = Recorder()
+    trainer(tmp_path, max_epochs=3, overfit_batches=2).fit(model, data_of(text))
+    ids = [step["ids"] for step in model.seen]
+    assert len(ids) == 6 and ids[:2] == ids[2:4] == ids[4:] and ids[0] != ids[1]
+
+
+def test_a_reloaded_loader_goes_on(text, tmp_path, reference):
+    model, data = Recorder(), data_of(text)
+    trainer(tmp_path, max_epochs=2, reload_dataloaders_every_n_epochs=1).fit(model, data)
+    length = sum(step["epoch"] == 0 for step in reference)
+    assert model.seen == reference[: 2 * length]
+    path = tmp_path / "3.ckpt"
+    trainer(tmp_path, max_steps=4, max_epochs=-1, callbacks=[SaveAt(3, path)]).fit(Recorder(), data_of(text))
+    resumed = Recorder()
+    trainer(tmp_path, max_epochs=2, reload_dataloaders_every_n_epochs=1).fit(resumed, data_of(text), ckpt_path=path)
+    assert [step["ids"] for step in resumed.seen] == [step["ids"] for step in reference[3 : 2 * length]]
+
+
+def test_a_second_fit_goes_on(text, tmp_path, reference):
+    model, data = Recorder(), data_of(text)
+    for _ in range(2):
+        trainer(tmp_path, max_epochs=1).fit(model, data)
+    assert [step["ids"] for step in model.seen] == [step["ids"] for step in reference[: len(model.seen)]]
+
+
+def test_an_unknown_stage_or_tokenizer_is_refused(text, monkeypatch):
+    with pytest.raises(ValueError, match="stage 'train': choose fit"):
+        data_of(text).setup("train")
+
+    def absent(name):
+        raise OSError(f"{name} is not a local folder")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", absent)
+    data = LLMDataModule(f"text:{text}", "bpe4096", cache=text.parent / "cache", progress=False, test_percent=0)
+    with pytest.raises(ValueError, match="tokenizer 'bpe4096' is neither bpe-N"):
+        data.prepare_data()
+
+
 def test_workers_under_lightning(text, tmp_path, reference):
     path = tmp_path / "4.ckpt"
     options = {"num_workers": 2}
@@ -257,7 +361,7 @@ def test_killed_at_random_steps(text, tmp_path, reference):
     kills = [draw.randint(2, 10), draw.randint(11, 20)]
     for kill in [*kills, None]:
         command = [sys.executable, "-m", "recorder", str(text), str(tmp_path), str(log), str(TOTAL)]
-        environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+        environment = {**os.environ, "PYTHONPATH": SEARCH_PATH}
         child = subprocess.Popen(command, env=environment)
         deadline = time.monotonic() + 150
         while child.poll() is None:
@@ -286,7 +390,7 @@ def test_ranks_change_between_runs(text, tmp_path, before, after, reference):
             train(*arguments)
         else:
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-            environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__), "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "PYTHONPATH": SEARCH_PATH, "OMP_NUM_THREADS": "1"}
             done = subprocess.run([*command, "-m", "recorder", *arguments], env=environment, capture_output=True)
             assert done.returncode == 0, done.stderr.decode()
         seen += recorded(log)

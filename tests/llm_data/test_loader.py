@@ -140,6 +140,36 @@ def test_a_break_loses_nothing(tokens):
     assert loader.epoch == 1
 
 
+def test_a_loader_that_does_not_shuffle_begins_at_the_first_row(tokens):
+    loader = make(tokens, shuffle=False)
+    whole = list(loader)
+    take(loader, 4)  # Lightning breaks validation off: for its sanity check, and with limit_val_batches
+    same(list(loader), whole)
+    take(loader, 4)
+    state = loader.state_dict()
+    assert len(loader) == len(whole)
+    restored = make(tokens, shuffle=False)
+    restored.load_state_dict(state)
+    same(list(restored), whole[4:])
+    same(list(restored), whole)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("batch_size", [2, 3, 4])
+def test_no_rank_is_without_a_target(tokens, world_size, batch_size):
+    number = len(make(tokens).table)
+    for skipped in range(world_size * batch_size):  # every number of rows that a last step may have
+        loaders = [make(tokens, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+        shown = []
+        for loader in loaders:
+            loader.load_state_dict({**loader.state_dict(), "rows": skipped})
+            shown.append(list(loader))
+            assert all(len(ids(batch)) for batch in shown[-1])
+        assert {len(batches) for batches in shown} == {-(-(number - skipped) // (batch_size * world_size))}
+        rows = sum(len(batch["input_ids"]) for batches in shown for batch in batches)
+        assert rows == number - skipped
+
+
 def test_a_rank_without_rows_takes_its_step(tokens):
     rows = len(make(tokens).table)
     loaders = [make(tokens, batch_size=rows - 1, rank=rank, world_size=rows) for rank in range(rows)]
@@ -177,6 +207,11 @@ def test_a_state_of_other_data_is_refused(tokens):
     make(tokens, batch_size=7).load_state_dict(state)
     with pytest.raises(ValueError, match="batch_size too"):
         make(tokens, "bucketed", batch_size=7).load_state_dict(make(tokens, "bucketed").state_dict())
+
+
+def test_what_is_no_state_is_refused(tokens):
+    with pytest.raises(ValueError, match="no loader's state: epoch, plan, rows, steps missing"):
+        make(tokens).load_state_dict({})
 
 
 @pytest.mark.parametrize(
