@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from course.folders import absolute_folders
 from course.kernel import Kernel, Stopped
 from course.normalise import coalesce
 from course.notebooks import Notebook, first_code_line, runnable
@@ -54,7 +55,7 @@ def environment(notebook: str, claims: Path | None) -> dict[str, str]:
         notebook: its path relative to the root, for the records of its claims.
         claims: the file that its claims are appended to.
     """
-    env = dict(os.environ)
+    env = {**os.environ, **absolute_folders(os.environ)}
     # Without bytecode each kernel compiles torch's and Lightning's thousands of files anew: 9 CPU seconds.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     # One thread, as under pytest: sums are added in the same order everywhere, and on cores that others use too,

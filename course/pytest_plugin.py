@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from course.folders import absolute_folders
+
 _CLAIMS = pytest.StashKey[tuple[Path, int]]()
 _FOLDER = pytest.StashKey[str]()
 
@@ -63,7 +65,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     claims = str(item.config.stash[_CLAIMS][0])
     with (
-        _environment({**KERNEL_ENVIRONMENT, "COURSE_NOTEBOOK": name, "COURSE_CLAIMS": claims}),
+        _environment(
+            {
+                **KERNEL_ENVIRONMENT,
+                **absolute_folders(os.environ),
+                "COURSE_NOTEBOOK": name,
+                "COURSE_CLAIMS": claims,
+            }
+        ),
         _quick_client(),
     ):
         return (yield)

@@ -151,6 +151,8 @@ def _local_parts(name: str) -> list[Path]:
     folder = os.environ.get("COURSE_DATA")
     if not folder:
         return []
+    if not Path(folder).is_dir():
+        raise CorpusError(f"COURSE_DATA={folder} is no folder, seen from {Path.cwd().name}; give its absolute path")
     parts = {"shakespeare": ["tinyshakespeare/input.txt"]}.get(
         name, [f"{name}/{part}.txt" for part in ("train", "valid", "test")]
     )

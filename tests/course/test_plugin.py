@@ -21,6 +21,7 @@ assert os.environ["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
 assert "PYTHONDONTWRITEBYTECODE" not in os.environ
 assert os.environ["COURSE_NOTEBOOK"] == {name!r}, os.environ["COURSE_NOTEBOOK"]
 assert os.environ.get("COURSE_SCALE") == "cpu"
+assert os.path.isabs(os.environ["COURSE_DATA"]) and os.environ["COURSE_DATA"].endswith("my data")
 from course import check
 check.holds("first", True)
 check.equal("second", 1, 1)"""
@@ -31,7 +32,7 @@ from nbclient import NotebookClient
 def test_environment_is_as_before():
     assert "COURSE_NOTEBOOK" not in os.environ and "COURSE_CLAIMS" not in os.environ
     assert os.environ["OMP_NUM_THREADS"] == "7" and os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
-    assert "PYTHONHASHSEED" not in os.environ
+    assert "PYTHONHASHSEED" not in os.environ and os.environ["COURSE_DATA"] == "my data"
     assert NotebookClient.__init__.__module__ == "nbclient.client"
 """
 
@@ -50,7 +51,8 @@ def run(folder: Path, *arguments: str, **env: str) -> tuple[int, str]:
     """pytest in a process of its own, without the plugins that do not matter here."""
     ours = ("COURSE_", "PYTEST_", "PYTHONHASHSEED")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    clean.update({"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "7", "COURSE_SCALE": "cpu"} | env)
+    clean.update({"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "7"})
+    clean.update({"COURSE_SCALE": "cpu", "COURSE_DATA": "my data"} | env)
     without = [f"-pno:{name}" for name in ("cacheprovider", "hypothesispytest", "jaxtyping", "timeout", "anyio")]
     command = [sys.executable, "-m", "pytest", "-q", *without, *arguments]
     done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)

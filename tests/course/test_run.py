@@ -304,7 +304,9 @@ def test_expected_time_comes_from_here_else_from_the_records(tiny: TinyCourse, m
 def test_the_kernels_environment_keeps_the_users_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setenv("COURSE_CLAIMS", "elsewhere")
+    monkeypatch.setenv("COURSE_DATA", "../data")
     env = execute.environment("n", None)
+    assert env["COURSE_DATA"] == str(Path.cwd().parent / "data")  # the kernel works in the notebook's folder
     assert env["OMP_NUM_THREADS"] == "5" and "COURSE_CLAIMS" not in env
     assert execute.environment("n", tmp_path / "c")["COURSE_CLAIMS"] == str(tmp_path / "c")
     assert os.environ["COURSE_CLAIMS"] == "elsewhere"

@@ -324,6 +324,13 @@ def test_without_network_or_copy_the_error_names_three_ways_out(monkeypatch, no_
         assert "\n" not in str(error.value)
 
 
+def test_a_folder_of_copies_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "absent"))
+    for call in (load_corpus, is_local):
+        with pytest.raises(CorpusError, match=r"COURSE_DATA=.*absent is no folder"):
+            call("shakespeare")
+
+
 def test_a_changed_copy_is_refused(tmp_path, monkeypatch):
     for name, part in (("shakespeare", "tinyshakespeare/input.txt"), ("wikitext-2", "wikitext-2/valid.txt")):
         write(tmp_path / part, "something else")
