@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from llm_data.packing import PADDED, Packing, Rows, plan_rows
 from llm_data.token_shards import TokenShards, ranges
 
 CHUNK_TOKENS = 1 << 20
+PLAN_DOCUMENTS = 1 << 17
 KIND = "rows"
 REBUILD = "prepare_data() or build_table rebuilds them"
 
@@ -55,8 +58,7 @@ def build_table(
     with locked(folder):
         if not is_whole_table(folder):
             (folder / MANIFEST).unlink(missing_ok=True)
-            rows = plan_rows(tokens.lengths, context, packing, seed)
-            _write(folder, tokens, rows, pad_id)
+            rows = _write(folder, tokens, context, packing, seed, pad_id)
             facts = {
                 "kind": KIND,
                 "shards": shards,
@@ -65,7 +67,7 @@ def build_table(
                 "seed": seed,
                 "pad_id": pad_id,
             }
-            facts |= {"rows": len(rows), "sha256": checksum(_paths(folder, packing))}
+            facts |= {"rows": rows, "sha256": checksum(_paths(folder, packing))}
             text = json.dumps(facts, indent=1)
             write_in_place(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
     for other in Path(parent).iterdir():
@@ -134,27 +136,45 @@ def _made_from(shards: Manifest) -> str:
     return digest([shard.sha256 for shard in shards.shards])
 
 
-def _write(folder: Path, tokens: TokenShards, rows: Rows, pad_id: int) -> None:
-    paths = _paths(folder, rows.packing)
-    filled = rows.lengths
-    np.save(paths[0], filled.astype(np.int32))
+def _write(folder: Path, tokens: TokenShards, context: int, packing: Packing, seed: int, pad_id: int) -> int:
+    """Write the files of a table; the number of rows."""
+    paths = _paths(folder, packing)
     dtype = np.dtype(tokens.manifest.dtype)
-    if rows.packing in PADDED:
-        with paths[1].open("wb") as file:
-            _header(file, dtype, (int(filled.sum()),))
-            for chosen in _chunks(filled):
-                pieces = rows.pieces(chosen)
-                ids = tokens.gather(rows.document[pieces], rows.start[pieces], rows.length[pieces])
-                file.write(ids.astype(dtype).tobytes())
-        return
-    narrow = np.dtype(np.uint16 if rows.context <= 2**16 else np.uint32)
-    with paths[1].open("wb") as ids_file, paths[2].open("wb") as positions_file:
-        _header(ids_file, dtype, (len(rows), rows.context))
-        _header(positions_file, narrow, (len(rows), rows.context))
-        for chosen in _chunks(np.full(len(rows), rows.context)):
-            ids, positions = lay_out(tokens, rows, chosen, pad_id)
-            ids_file.write(ids.astype(dtype).tobytes())
-            positions_file.write(positions.astype(narrow).tobytes())
+    narrow = np.dtype(np.uint16 if context <= 2**16 else np.uint32)
+    filled: list[np.ndarray] = []
+    with ExitStack() as stack:
+        ids_file, *positions_file = (stack.enter_context(path.open("wb")) for path in paths[1:])
+        for file in (ids_file, *positions_file):
+            _header(file, dtype, (2**40, context))  # of the same length as the true one, which replaces it
+        for rows in _plans(tokens, context, packing, seed):
+            filled.append(rows.lengths.astype(np.int32))
+            width = np.full(len(rows), context) if positions_file else filled[-1]
+            for chosen in _chunks(width):
+                if positions_file:
+                    ids, positions = lay_out(tokens, rows, chosen, pad_id)
+                    positions_file[0].write(positions.astype(narrow).tobytes())
+                else:
+                    pieces = rows.pieces(chosen)
+                    ids = tokens.gather(rows.document[pieces], rows.start[pieces], rows.length[pieces])
+                ids_file.write(ids.astype(dtype).tobytes())
+        np.save(paths[0], np.concatenate(filled))
+        number = sum(map(len, filled))
+        shape = (number, context) if positions_file else (int(sum(map(np.sum, filled))),)
+        for file, kind in zip((ids_file, *positions_file), (dtype, narrow), strict=False):
+            file.seek(0)
+            _header(file, kind, shape)
+    return number
+
+
+def _plans(tokens: TokenShards, context: int, packing: Packing, seed: int) -> Iterator[Rows]:
+    """Plans of all documents, `PLAN_DOCUMENTS` at a time: a plan takes some 300 bytes a document."""
+    order = np.arange(len(tokens))
+    if len(tokens) > PLAN_DOCUMENTS:
+        order = np.random.default_rng(seed).permutation(len(tokens))
+    for first in range(0, len(tokens), PLAN_DOCUMENTS):
+        documents = order[first : first + PLAN_DOCUMENTS]
+        rows = plan_rows(tokens.lengths[documents], context, packing, seed)
+        yield replace(rows, document=documents[rows.document])
 
 
 def lay_out(tokens: TokenShards, rows: Rows, chosen: np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:

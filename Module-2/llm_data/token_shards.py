@@ -50,7 +50,7 @@ class TokenShards:
             self._tokens.append(np.asarray(tokens))
             lengths.append(sizes)
         self.lengths = np.concatenate(lengths).astype(np.int64)
-        self._shard = np.repeat(np.arange(len(lengths)), [len(sizes) for sizes in lengths])
+        self._last = np.cumsum([len(sizes) for sizes in lengths])  # documents up to each shard's end
         self._start = np.concatenate([np.cumsum(sizes, dtype=np.int64) - sizes for sizes in lengths])
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class TokenShards:
     def __getitem__(self, document: int | np.integer) -> np.ndarray:
         """The ids of one document, its end-of-text id last; read from the file when they are used."""
         start = self._start[document]
-        return self._tokens[self._shard[document]][start : start + self.lengths[document]]
+        return self._tokens[np.searchsorted(self._last, document, side="right")][start : start + self.lengths[document]]
 
     def gather(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The ids of many pieces of documents, one after the other.
@@ -71,7 +71,7 @@ class TokenShards:
         Returns:
             `lengths.sum()` ids, int64.
         """
-        shards = self._shard[documents]
+        shards = np.searchsorted(self._last, documents, side="right")
         places = self._start[documents] + starts
         if len(shards) and (shards == shards[0]).all():
             return self._tokens[shards[0]][ranges(places, lengths)].astype(np.int64)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from llm_data.corpora import Corpus, CorpusError
+from llm_data.corpora import Corpus, CorpusError, load_corpus
 from llm_data.datamodule import LLMDataModule
-from llm_data.fast_tokenizer import train_fast_tokenizer
+from llm_data.fast_tokenizer import tokenizer_hash, train_fast_tokenizer
 from llm_data.manifest import ShardError
 from recorder import Recorder, own_text, recorded, train
 
@@ -99,6 +99,32 @@ def test_the_position_travels_without_a_trainer_too(text):
     loader = made.train_dataloader()
     made.load_state_dict(again.state_dict())
     assert [batch["input_ids"].tolist() for batch in loader] == rest
+
+
+def test_the_tokenizer_is_trained_on_training_documents_only(text):
+    corpus = load_corpus(f"text:{text}", val_percent=40, test_percent=0)
+    expected = train_fast_tokenizer(corpus.documents("train"), 300)
+    assert tokenizer_hash(ready(text, val_percent=40).tokenizer) == tokenizer_hash(expected)
+    assert tokenizer_hash(train_fast_tokenizer(corpus.documents(), 300)) != tokenizer_hash(expected)
+
+
+def test_characters_of_every_side_have_a_token(tmp_path):
+    documents = [f"document {number} {chr(0x4E00 + number)}" for number in range(60)]
+    corpus = Corpus("mine", "mine", "1", lambda: iter(documents), val_percent=20, test_percent=10)
+    data = LLMDataModule(corpus, "char", cache=tmp_path, progress=False)
+    data.prepare_data()
+    data.setup()
+    assert sum(len(data.tokens(split)) for split in ("train", "val", "test")) == 60
+
+
+def test_dropping_the_last_step_is_for_training(text):
+    data = ready(text, drop_last=True, batch_size=4, val_percent=40)
+    for split, whole in (("train", False), ("val", True)):
+        loader = getattr(data, f"{split}_dataloader")()
+        assert len(data.rows(split)) % 4  # there is something to drop
+        assert sum(len(batch["input_ids"]) for batch in loader) == len(data.rows(split)) // 4 * 4 + whole * (
+            len(data.rows(split)) % 4
+        )
 
 
 def test_only_training_batches_are_shuffled(text):

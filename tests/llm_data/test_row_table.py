@@ -39,6 +39,18 @@ def test_a_table_written_in_small_chunks_is_the_same(tokens, tmp_path, packing, 
         assert (one.positions == two.positions).all() and one.ids.shape == (len(one), 16)
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_plan_in_parts_holds_every_token_once(tokens, tmp_path, packing, monkeypatch):
+    monkeypatch.setattr(row_table, "PLAN_DOCUMENTS", 20)
+    table = RowTable(build_table(tokens, tmp_path, 16, packing))
+    assert sorted(table.ids[table.ids > 0].tolist()) == list(range(1, sum(LENGTHS) + 1))
+    monkeypatch.setattr(row_table, "PLAN_DOCUMENTS", 100)
+    whole = RowTable(build_table(tokens, tmp_path / "whole", 16, packing))
+    assert len(whole) <= len(table) <= len(whole) + 5
+    rows = plan_rows(tokens.lengths, 16, packing)
+    assert (whole.filled == rows.lengths).all()  # a corpus that is not larger is planned at once
+
+
 def test_a_whole_table_is_kept(tokens, tmp_path):
     folder = build_table(tokens, tmp_path, 16, "greedy")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
