@@ -1,7 +1,7 @@
 """The rows of a plan, written out: a batch is then a few rows of a memory-mapped table.
 
-Laying pieces of documents out in rows costs some hundred NumPy calls' worth of time a batch. It is the same work in
-every epoch, so it is done once and kept beside the shards, with a checksum.
+Laying pieces of documents out in rows is the same work in every epoch, so it is done once and kept beside the shards,
+with a checksum.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class RowTable:
         self.pad_id: int = facts["pad_id"]
         self.plan = self.folder.name
         try:
-            # Plain arrays over the mapped bytes: slices of `np.memmap` itself cost ten times as much.
+            # Plain arrays over the mapped bytes: `take` on `np.memmap` itself costs 2.6 times as much for 16 rows of 256.
             arrays = [np.asarray(np.load(path, mmap_mode="r")) for path in _paths(self.folder, self.packing)]
         except (OSError, ValueError) as error:
             raise ShardError(f"the rows in {self.folder} are damaged ({error}); {REBUILD}") from None

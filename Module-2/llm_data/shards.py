@@ -31,7 +31,7 @@ from llm_data.manifest import Built, Manifest, Shard, ShardError, checksum, is_w
 from llm_data.parallelism import tokenizers_in_one_thread
 
 SHARD_CHARACTERS = 4_000_000
-# The library's encodings cost some 150 bytes a token until they are copied out: small portions keep that small.
+# The library's encodings cost some 65 bytes a token until they are copied out: small portions keep that small.
 PORTION_CHARACTERS = 200_000
 
 

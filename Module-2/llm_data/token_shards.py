@@ -46,7 +46,7 @@ class TokenShards:
                 raise ShardError(f"shard {shard.name} in {self.folder} is damaged ({error}); {REBUILD}") from None
             if len(tokens) != shard.tokens or len(sizes) != shard.documents:
                 raise ShardError(f"shard {shard.name} in {self.folder} has another size; {REBUILD}")
-            # A plain array over the same mapped bytes: slices of `np.memmap` itself cost ten times as much.
+            # A plain array over the same mapped bytes: slices of `np.memmap` itself cost nine times as much.
             self._tokens.append(np.asarray(tokens))
             lengths.append(sizes)
         self.lengths = np.concatenate(lengths).astype(np.int64)
