@@ -235,12 +235,13 @@ class LLMDataModule(pl.LightningDataModule):
         folder = self._root() / "tokenizers" / f"{wanted}-{name}"
         if not (folder / "complete").exists():
             with locked(folder):
-                if kind == "char":  # all documents: a character seen in validation only would have no token
-                    made = character_tokenizer(corpus.documents())
-                else:
-                    made = train_fast_tokenizer(corpus.documents("train"), int(size))
-                made.save_pretrained(folder)
-                (folder / "complete").touch()
+                if not (folder / "complete").exists():  # another process may have made it meanwhile
+                    if kind == "char":  # all documents: a character seen in validation only would have no token
+                        made = character_tokenizer(corpus.documents())
+                    else:
+                        made = train_fast_tokenizer(corpus.documents("train"), int(size))
+                    made.save_pretrained(folder)
+                    (folder / "complete").touch()
         loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
         return loaded
 

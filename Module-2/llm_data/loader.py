@@ -1,8 +1,8 @@
 """A loader that knows where it is: stopped after any batch and restored, it goes on with the next one.
 
 An epoch is one order of all rows, drawn from the seed and the epoch's number alone. The loader's whole state is how
-many rows of it were handed out. Ranks are dealt their shares of each step as cards are: no row goes to two of them,
-and when their number changes, what is left is dealt among the new ones.
+many rows of it were handed out. Each step takes the next rows and divides them among the ranks: no row goes to two of
+them, and when their number changes, what is left is divided among the new ones.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class RowTable:
         self.pad_id: int = facts["pad_id"]
         self.plan = self.folder.name
         try:
-            # Plain arrays over the mapped bytes: `take` on `np.memmap` itself costs 2.6 times as much for 16 rows of 256.
+            # Plain arrays over the mapped bytes: `take` on `np.memmap` costs 2.6 times as much for 16 rows of 256.
             arrays = [np.asarray(np.load(path, mmap_mode="r")) for path in _paths(self.folder, self.packing)]
         except (OSError, ValueError) as error:
             raise ShardError(f"the rows in {self.folder} are damaged ({error}); {REBUILD}") from None
