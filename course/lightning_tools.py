@@ -12,9 +12,11 @@ from course.progress import Line
 
 
 def quiet() -> None:
-    """Turn off Lightning's chatter about devices and workers, and a deprecation that no reader can act on."""
+    """Turn off Lightning's chatter about devices and workers, and warnings that no reader can act on."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # transformers' schedules import bitsandbytes, which tells of a faster kernel for 4-bit weights on some CPUs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # torch's pytree warns Lightning about a class of its own; the message is the only handle.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
     # Notebooks load data in the kernel's own process: workers differ by platform, and Module 2 measures when they pay.

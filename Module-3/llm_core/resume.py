@@ -1,14 +1,17 @@
-"""A callback that makes a resumed run the same run: it keeps the states of the random number generators."""
+"""What makes a resumed run the same run: the states of the random number generators, and checkpoints that are whole."""
 
 from __future__ import annotations
 
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from lightning_fabric.plugins import TorchCheckpointIO
 
 
 def random_state() -> dict[str, Any]:
@@ -71,3 +74,21 @@ class RandomState(pl.Callback):
         else:
             pl.seed_everything(trainer.global_step * 1009 + trainer.global_rank, verbose=False)
         self._restored = None
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or not there: written beside their place, then renamed.
+
+    A run killed while it writes keeps the checkpoint before. (Lightning writes to the system's temporary folder and
+    moves; between two file systems that is a copy, which a kill cuts short.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        with open(part, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)

@@ -1,0 +1,263 @@
+"""`BabyGPT`: any causal language model as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from llm_data.datamodule import LLMDataModule
+from llm_data.measures import bits_per_byte
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from llm_core.checkpoints import describe, refuse_another_shape
+from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
+from llm_core.model import GPT, GPTConfig
+from llm_core.optimizers import parameter_groups
+from llm_core.resume import RandomState
+
+# The backward pass starts from the sum of the losses divided by this, which is of the size of a mean; the step mends it
+# once the number of targets is known. A power of two: it costs no rounding.
+SCALE = 1024
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training met a loss or a gradient that is not a number. The weights are those before that step."""
+
+
+class BabyGPT(pl.LightningModule):
+    """A causal language model with its loss, its optimiser and its schedule.
+
+    The loss of a step is the sum over all its targets divided by their number, over every batch that is accumulated and
+    every device: it does not depend on how a step's rows are cut into batches.
+
+    Logged at each step: `train_loss`, `train_perplexity`, `train_bits_per_byte` (with an `LLMDataModule`),
+    `learning_rate`, `grad_norm` (before clipping), `tokens_per_second`; after validation and test the first three as
+    `val_...` and `test_...`. Checkpoints hold the model's configuration, the tokenizer and the random states.
+
+    Args:
+        model: a `GPTConfig` for a new model of ours, a `GPT`, or a causal language model of transformers.
+        learning_rate: at the end of the warm-up.
+        warmup_steps: of a linear rise; a cosine follows, down to `min_lr_ratio` of the rate at the last step.
+        min_lr_ratio: share of the rate that is left at the end.
+        weight_decay: decoupled, on matrices only.
+        betas: of AdamW.
+        loss_chunk: tokens whose logits exist at a time (`chunked_causal_loss`), for large vocabularies; 0 for all.
+
+    Raises:
+        ValueError: for numbers that cannot be; when a run begins, also for a tokenizer or rows that the model is too
+            small for, a warm-up as long as the run, a run without an end.
+        NonFiniteLoss: in training, before a step that would spoil the weights.
+    """
+
+    def __init__(
+        self, model: GPTConfig | nn.Module, learning_rate: float = 1e-3, warmup_steps: int = 100,
+        min_lr_ratio: float | int = 0.1, weight_decay: float | int = 0.1,
+        betas: tuple[float | int, float | int] = (0.9, 0.95), loss_chunk: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        for name, value, allowed, holds in (
+            ("learning_rate", learning_rate, "above 0", learning_rate > 0),
+            ("warmup_steps", warmup_steps, "0 or more", warmup_steps >= 0),
+            ("min_lr_ratio", min_lr_ratio, "in [0, 1]", 0 <= min_lr_ratio <= 1),
+            ("weight_decay", weight_decay, "0 or more", weight_decay >= 0),
+            ("loss_chunk", loss_chunk, "0 or more", loss_chunk >= 0),
+        ):
+            if not holds:
+                raise ValueError(f"{name}={value} must be {allowed}")
+        self.save_hyperparameters(ignore=["model"])
+        self.model = GPT(model) if isinstance(model, GPTConfig) else model
+        self._losses = torch.zeros(())
+        self._targets = torch.zeros((), dtype=torch.long)
+        self._step_loss, self._last_good = math.nan, math.nan
+        self._clock: float | None = None
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> BabyGPT:
+        """A model of transformers (GPT-2, Llama, Mistral ...) from a folder or the hub, in float32, to train on.
+
+        Raises:
+            ValueError: when there is no such model, or no network.
+        """
+        try:
+            model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            reason = str(error).split("\n")[0][:150]
+            raise ValueError(f"{str(name_or_path)!r} gives no causal language model: {reason}") from error
+        return cls(model, **options)
+
+    def forward(self, input_ids: Tensor, **others: Tensor) -> Tensor:
+        """Logits, (batch, time, vocab)."""
+        # Models of transformers keep a cache by default, and then overlook the borders of packed documents.
+        options: dict[str, Any] = {} if isinstance(self.model, GPT) else {"use_cache": False}
+        logits: Tensor = self.model(input_ids, **others, **options).logits
+        return logits
+
+    def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of a batch, in nats, and the number of its targets."""
+        inputs: dict[str, Any] = {name: values for name, values in batch.items() if name != "labels"}
+        chunk: int = self.hparams["loss_chunk"]
+        if not chunk:
+            return causal_loss(self(**inputs), batch["labels"])
+        if isinstance(self.model, GPT):
+            hidden, head = self.model.features(**inputs), self.model.lm_head
+        else:
+            body: Any = self.model
+            hidden = body.base_model(**inputs, use_cache=False).last_hidden_state
+            head = body.get_output_embeddings()
+        return chunked_causal_loss(hidden, head.weight, batch["labels"], chunk)
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Compare the model with the data it is about to meet."""
+        data = getattr(self.trainer, "datamodule", None)
+        config: Any = self.model.config
+        if isinstance(data, LLMDataModule):
+            if data.vocab_size > config.vocab_size:
+                raise ValueError(
+                    f"the tokenizer has {data.vocab_size:,} tokens and the model a vocab_size of "
+                    f"{config.vocab_size:,}; raise vocab_size, or take the tokenizer that the model was trained with"
+                )
+            if data.context > config.max_position_embeddings:
+                raise ValueError(
+                    f"context={data.context} and the model has max_position_embeddings="
+                    f"{config.max_position_embeddings}; lower the one or raise the other"
+                )
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [RandomState()]
+
+    def configure_optimizers(self) -> Any:
+        # Here, since it imports peft and bitsandbytes, seconds that only training needs to wait.
+        from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup_lr_rate
+
+        steps, warmup = self.trainer.estimated_stepping_batches, self.hparams["warmup_steps"]
+        if math.isinf(steps):
+            raise ValueError("the schedule needs the length of the run: give the Trainer max_steps or max_epochs")
+        if warmup >= steps:
+            raise ValueError(f"warmup_steps={warmup} leaves nothing of a run of {int(steps)} steps; lower it")
+        groups = parameter_groups(self.model, self.hparams["weight_decay"])
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], betas=self.hparams["betas"])
+        scheduler = get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
+            optimizer, warmup, int(steps), min_lr_rate=self.hparams["min_lr_ratio"]
+        )
+        # Lightning's default interval is the epoch: the rate would stay at its first value for a whole one.
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self._clock = self._clock or time.perf_counter()
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        total, targets = self.loss(batch)
+        self._losses = self._losses.to(total.device) + total.detach()
+        self._targets = self._targets.to(targets.device) + targets
+        return total / SCALE
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn the gradients into those of the mean over all targets of this step."""
+        losses: Any = self.trainer.strategy.reduce(self._losses, reduce_op="sum")
+        targets: Any = self.trainer.strategy.reduce(self._targets, reduce_op="sum")
+        self._losses, self._targets = torch.zeros_like(losses), torch.zeros_like(targets)
+        self._step_targets = int(targets)
+        self._step_loss = losses.item() / max(self._step_targets, 1)
+        # Lightning has divided by the number of batches, its strategy by the number of processes.
+        batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        factor = SCALE * batches / max(self._step_targets, 1)
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:  # fmt: skip
+        """Measure the norm of all gradients, stop where it or the loss is not finite, clip, and log."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self._stop_unless_finite(norm.item())
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+        now = time.perf_counter()
+        seconds, self._clock = now - (self._clock or now), now
+        values = {
+            **self._measures("train", self._step_loss),
+            "grad_norm": norm.item(),
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "tokens_per_second": self._step_targets / seconds if seconds else math.nan,
+        }
+        self.log("train_loss", values.pop("train_loss"), prog_bar=True)
+        self.log_dict(values)
+
+    def _stop_unless_finite(self, norm: float) -> None:
+        # With a scaler (16-bit floats) an overflow of the gradients is part of the search for its factor.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if math.isfinite(self._step_loss) and (scaled or math.isfinite(norm)):
+            self._last_good = self._step_loss
+            return
+        good = "none" if math.isnan(self._last_good) else f"{self._last_good:.4f}"
+        raise NonFiniteLoss(
+            f"step {self.trainer.global_step + 1}: loss {self._step_loss:.4g}, gradient norm {norm:.4g}; the last good "
+            f"loss was {good}. This step is not taken, and the last checkpoint stays. Usual causes: too high "
+            "a learning rate or too short a warm-up, no gradient clipping, "
+            "16-bit floats that overflow (take bf16 or 32), broken weights"
+        )
+
+    # -- validation and test --------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._eval_losses, self._eval_targets = 0.0, 0
+
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        total, targets = self.loss(batch)
+        self._eval_losses += total.item()
+        self._eval_targets += int(targets)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_validation_end(self) -> None:
+        self._clock = None  # a validation is no part of the next step's time
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, split: str) -> None:
+        """The loss over all targets of all devices, and what follows from it."""
+        # Sums, not means: each device's rows have another number of targets.
+        strategy = self.trainer.strategy
+        losses: Any = strategy.reduce(torch.tensor(self._eval_losses, device=self.device), reduce_op="sum")
+        targets: Any = strategy.reduce(torch.tensor(self._eval_targets, device=self.device), reduce_op="sum")
+        self.log_dict(self._measures(split, losses.item() / max(int(targets), 1)), prog_bar=True)
+
+    def _measures(self, split: Any, loss: float) -> dict[str, float]:
+        values = {f"{split}_loss": loss, f"{split}_perplexity": perplexity(loss)}
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, LLMDataModule):
+            manifest = data.tokens(split).manifest
+            values[f"{split}_bits_per_byte"] = bits_per_byte(loss, manifest.tokens, manifest.text_bytes)
+        return values
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        tokenizer = data.tokenizer if isinstance(data, LLMDataModule) else None
+        checkpoint.update(describe(self.model, tokenizer), last_good_loss=self._last_good)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_another_shape(checkpoint, self.model)
+        self._last_good = checkpoint.get("last_good_loss", math.nan)
