@@ -129,6 +129,12 @@ class BabyGPT(pl.LightningModule):
                     f"context={data.context} and the model has max_position_embeddings="
                     f"{config.max_position_embeddings}; lower the one or raise the other"
                 )
+            tokens = data.tokens("train").manifest.tokens if stage == "fit" else data.context
+            if tokens < data.context:
+                raise ValueError(
+                    f"context={data.context} and {data.corpus_name} has {tokens:,} tokens to train on; lower context, "
+                    "or take more text"
+                )
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [RandomState()]

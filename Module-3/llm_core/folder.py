@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
 from llm_core.model import GPT, GPTConfig
 
@@ -78,3 +79,31 @@ def read_config(path: Path) -> GPTConfig:
     if values.get("head_dim", config.head_dim) != config.head_dim:
         raise ValueError(f"{path}: head_dim={values['head_dim']}, and this model has hidden_size / heads only")
     return config
+
+
+def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
+    """A model and its tokenizer (None where there is none): ours for a Llama that it can be, else one of transformers.
+
+    Raises:
+        ValueError, FileNotFoundError: when the folder holds no causal language model.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; give a run of babygpt, or a folder of transformers")
+    model: nn.Module
+    try:
+        model = from_pretrained(folder)
+    except ValueError:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    return model, AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+
+
+def save_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
+    """`save_pretrained` for a model of ours or of transformers, with its tokenizer."""
+    if isinstance(model, GPT):
+        save_pretrained(model, folder, tokenizer)
+    else:
+        body: Any = model
+        body.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from llm_core.model import GPT, KeyValueCache
 
@@ -132,3 +134,50 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
             break
     counts = torch.stack(lasting).sum(dim=0).tolist()
     return [row[longest : longest + count] for row, count in zip(ids.tolist(), counts, strict=True)]
+
+
+def sample_texts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], how: Sampling
+) -> list[str]:
+    """Texts that begin with the prompts, by `generate` for a model of ours, by transformers' own for one of theirs.
+
+    An empty prompt begins as a document does, after the end-of-text token; a text ends at the next one.
+
+    Args:
+        model: a `GPT`, or a causal language model of transformers; in evaluation mode.
+        tokenizer: the one the model was trained with.
+        prompts: the beginnings.
+        how: see `Sampling`; the end-of-text token is added to its stop tokens.
+    """
+    first = [tokenizer.eos_token_id]
+    ids = [tokenizer(prompt, add_special_tokens=False).input_ids or first for prompt in prompts]
+    how = replace(how, stop_ids=(*how.stop_ids, tokenizer.eos_token_id))
+    if isinstance(model, GPT):
+        new = generate(model, ids, how, tokenizer.pad_token_id)
+    else:
+        new = generate_by_transformers(model, ids, how, tokenizer.pad_token_id)
+    return [str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, new, strict=True)]
+
+
+@torch.no_grad()
+def generate_by_transformers(
+    model: nn.Module, prompts: Sequence[Sequence[int]], how: Sampling, pad_id: int = 0
+) -> list[list[int]]:
+    """`generate` for a model of transformers, by its own method: the same arguments, the same result when greedy."""
+    body: Any = model
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=body.device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=body.device)
+    mask = (torch.arange(longest, device=body.device) >= longest - lengths[:, None]).long()
+    drawing: dict[str, Any] = {"do_sample": False}
+    if how.temperature:
+        drawing = {"do_sample": True, "temperature": float(how.temperature)}
+        drawing |= {"top_k": how.top_k, "top_p": float(how.top_p)}
+    with torch.random.fork_rng():
+        torch.manual_seed(how.seed)
+        out = body.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=how.max_new_tokens, pad_token_id=pad_id,
+            eos_token_id=list(how.stop_ids) or None, repetition_penalty=float(how.repetition_penalty), **drawing,
+        )[:, longest:].tolist()  # fmt: skip
+    ends = [next((i + 1 for i, token in enumerate(row) if token in how.stop_ids), len(row)) for row in out]
+    return [row[:end] for row, end in zip(out, ends, strict=True)]
