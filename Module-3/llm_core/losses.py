@@ -36,7 +36,7 @@ def kl_divergence(p: Distribution, q: Distribution) -> Scalar:
 def perplexity(loss: float | int) -> float:
     """exp(loss in nats): the number of equally likely tokens that would be as hard to guess. `inf` where that is too
     large for a float."""
-    return math.exp(loss) if loss < 709 else math.inf
+    return math.inf if loss > 709 else math.exp(loss)
 
 
 def token_losses(logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from llm_core.losses import causal_loss
 
 Ids = Int[Tensor, "batch time"]
+Positions = Int[Tensor, "#batch time"]
 Hidden = Float[Tensor, "batch time hidden"]
 Heads = Float[Tensor, "batch heads time head_dim"]
 Mask = Bool[Tensor, "#batch 1 time keys"]
@@ -105,7 +106,7 @@ class Rotary(NamedTuple):
     sin: Tensor
 
 
-def rotary(position_ids: Int[Tensor, "#batch time"], head_dim: int, theta: float | int) -> Rotary:
+def rotary(position_ids: Positions, head_dim: int, theta: float | int) -> Rotary:
     """The rotations of positions: frequency i of D/2 is theta^(-2i/D), and serves channels i and i + D/2.
 
     Su et al. 2021, eq. 34, with the pairing of Llama's published weights (i with i + D/2, not 2i with 2i + 1).
@@ -214,9 +215,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, input_ids: Ids, position_ids: Ids, mask: Mask | None, cache: KeyValueCache | None) -> Hidden:
+    def forward(self, ids: Ids, position_ids: Positions, mask: Mask | None, cache: KeyValueCache | None) -> Hidden:
         by = rotary(position_ids, self.config.head_dim, self.config.rope_theta)
-        x = self.embed_tokens(input_ids)
+        x = self.embed_tokens(ids)
         for layer in self.layers:
             x = layer(x, by, mask, cache)
         return self.norm(x)
@@ -252,12 +253,14 @@ class GPT(nn.Module):
                 "text, or train with a larger max_position_embeddings"
             )
         mask = None
+        if position_ids is not None and cache is None and attention_mask is None:
+            mask = document_mask(position_ids)
+        if attention_mask is None and before and time > 1:  # is_causal knows square masks only
+            attention_mask = input_ids.new_ones(1, before + time)
         if attention_mask is not None:
             mask = padding_mask(attention_mask, time)
             if position_ids is None:
                 position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, before:]
-        elif position_ids is not None and cache is None:
-            mask = document_mask(position_ids)
         if position_ids is None:
             position_ids = torch.arange(before, before + time, device=input_ids.device)[None]
         return self.model(input_ids, position_ids, mask, cache)

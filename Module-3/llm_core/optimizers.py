@@ -33,9 +33,10 @@ class AdamW(Optimizer):
         """One step for every parameter that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
+            options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay", "l2")}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    update(parameter, parameter.grad, self.state[parameter], **{k: group[k] for k in self.defaults})
+                    update(parameter, parameter.grad, self.state[parameter], **options)
         return loss
 
 

@@ -1,0 +1,1 @@
+from course_cache import cache  # noqa: F401  (a fixture)
