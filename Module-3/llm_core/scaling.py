@@ -116,14 +116,14 @@ RECIPES: dict[str, Recipe] = {
 def activation_bytes(config: GPTConfig, batch: int, time: int) -> int:
     """Bytes that a forward pass in float32 keeps for the backward pass.
 
-    4 b T (L (8 C + 2 K C / H + 4 I + H + 2) + 3 C + V), with fused attention, which keeps no T x T matrix. A norm keeps
-    its input and the normalised input, and its output is the input of the projections; attention keeps queries, keys,
-    values, its output and a sum a head; the MLP keeps gate, silu(gate), up and their product; the loss keeps the
-    log-probabilities. What all rows share, such as the tables of the rotary positions, is left out.
+    4 b T (L (8 C + 2 K C / H + 4 I + H + 2) + 3 C + V + 1), with fused attention, which keeps no T x T matrix. A norm
+    keeps its input, a root and the normalised input, and its output is the input of the projections; attention keeps
+    queries, keys, values, its output and a sum a head; the MLP keeps gate, silu(gate), up and their product; the loss
+    keeps the log-probabilities. Left out are the ids and the tables of the rotary positions, which all rows share.
     """
     C, keys = config.hidden_size, config.num_key_value_heads * config.head_dim
     layer = 8 * C + 2 * keys + 4 * config.intermediate_size + config.num_attention_heads + 2
-    return 4 * batch * time * (config.num_hidden_layers * layer + 3 * C + config.vocab_size)
+    return 4 * batch * time * (config.num_hidden_layers * layer + 3 * C + config.vocab_size + 1)
 
 
 @dataclass(frozen=True)
