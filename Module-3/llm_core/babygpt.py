@@ -71,7 +71,8 @@ class BabyGPT(pl.LightningModule):
             if not holds:
                 raise ValueError(f"{name}={value} must be {allowed}")
         self.save_hyperparameters(ignore=["model"])
-        self.model = GPT(model) if isinstance(model, GPTConfig) else model
+        # What `from_pretrained` of any library gives is in evaluation mode, and would be trained without its dropout.
+        self.model = (GPT(model) if isinstance(model, GPTConfig) else model).train()
         self._losses = torch.zeros(())
         self._targets = torch.zeros((), dtype=torch.long)
         self._step_loss, self._last_good = math.nan, math.nan
@@ -247,7 +248,8 @@ class BabyGPT(pl.LightningModule):
         strategy = self.trainer.strategy
         losses: Any = strategy.reduce(torch.tensor(self._eval_losses, device=self.device), reduce_op="sum")
         targets: Any = strategy.reduce(torch.tensor(self._eval_targets, device=self.device), reduce_op="sum")
-        self.log_dict(self._measures(split, losses.item() / max(int(targets), 1)), prog_bar=True)
+        measures = self._measures(split, losses.item() / max(int(targets), 1))
+        self.log_dict(measures, prog_bar=True, sync_dist=True)  # equal on all devices already; Lightning asks for it
 
     def _measures(self, split: Any, loss: float) -> dict[str, float]:
         values = {f"{split}_loss": loss, f"{split}_perplexity": perplexity(loss)}

@@ -92,6 +92,9 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {name: keys for name, keys in LightningCLI.subcommands().items() if name in ("fit", "validate", "test")}
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would put a checkpoint's values in the place of those that were asked for, in silence."""
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
         folder = Path(config.run.folder)
@@ -108,6 +111,7 @@ class CLI(LightningCLI):
             config.model.config.vocab_size = self._tokenizer_size(config.data)
 
     def after_fit(self) -> None:
+        self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
         values = {name: values.item() for name, values in self.trainer.callback_metrics.items()}
         told = ", ".join(f"{name} {values[name]:.4f}" for name in ("train_loss", "val_loss") if name in values)
         print(f"{self.trainer.global_step} steps, {told}; kept in {self.trainer.default_root_dir}")

@@ -1,0 +1,324 @@
+"""`babygpt` as a reader runs it: every command, every promised error, and runs that are killed."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from llm_core.cli import main
+from llm_core.resume import AtomicCheckpoints
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from witness import own_text
+
+MODULE = Path(__file__).parents[2] / "Module-3"
+CONFIG = MODULE / "babygpt.yaml"
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """A run of seconds, with dropout; checkpoints and validations not at the same steps."""
+    folder = tmp_path_factory.mktemp("text")
+    values = {
+        "data": {"corpus": f"text:{own_text(folder)}", "tokenizer": "bpe-300", "context": 32, "batch_size": 4,
+                 "val_percent": 10, "test_percent": 10},
+        "model": {"config": {"hidden_size": 32, "num_hidden_layers": 2, "attention_dropout": 0.2,
+                             "max_position_embeddings": 32}, "warmup_steps": 5},
+        "trainer": {"max_steps": STEPS, "val_check_interval": 7, "accelerator": "cpu", "log_every_n_steps": 1,
+                    "accumulate_grad_batches": 1},
+        "run": {"checkpoint_every": 4},
+    }  # fmt: skip
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def run(folder, *arguments, environment=None):
+    """In a process of its own."""
+    search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
+    return subprocess.run(
+        [sys.executable, "-m", "llm_core.cli", *map(str, arguments)],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def losses(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def fit(folder, options, *arguments):
+    watch = json.dumps({"class_path": "witness.Losses", "init_args": {"path": str(folder / "losses")}})
+    return run(
+        folder, "fit", "--config", options, "--run.folder", folder / "run", "--trainer.callbacks+", watch, *arguments
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(options, tmp_path_factory):
+    """The folder of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = fit(folder, options)
+    assert done.returncode == 0, done.stderr
+    assert f"{STEPS} steps, train_loss " in done.stdout and done.stderr == ""
+    return folder
+
+
+HOOKS = ["batch_start", "before_optimizer_step", "batch_end", "validation", "save"]
+
+
+def test_killed_at_random_steps_it_is_the_same_run(options, finished, tmp_path):
+    """SIGKILL in the middle of a step, after it, in a validation, while saving; then `--ckpt_path last`."""
+    draw = random.Random(4)
+    kills = sorted((draw.randint(1, STEPS - 1), draw.choice(HOOKS[:3])) for _ in range(2))
+    kills += [(21, "validation"), (24, "save")]
+    for step, hook in sorted(kills):
+        killer = json.dumps({"class_path": "witness.Killer", "init_args": {"step": step, "hook": hook}})
+        done = fit(tmp_path, options, "--trainer.callbacks+", killer, "--ckpt_path", "last")
+        assert done.returncode == -signal.SIGKILL, (step, hook, done.stderr)
+    done = fit(tmp_path, options, "--ckpt_path", "last")
+    assert done.returncode == 0, done.stderr
+    expected = {each["step"]: each["loss"] for each in losses(finished / "losses")}
+    assert list(expected) == list(range(1, STEPS + 1))
+    found = losses(tmp_path / "losses")
+    assert {each["step"] for each in found} == set(expected)
+    # Steps between a checkpoint and a kill were taken twice: the same both times.
+    assert all(each["loss"] == expected[each["step"]] for each in found)
+    assert len(found) > STEPS
+    ours, theirs = (
+        torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True) for folder in (tmp_path, finished)
+    )
+    assert ours["global_step"] == theirs["global_step"] == STEPS
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "random_state", "LLMDataModule"):
+        assert exact(ours[key]) == exact(theirs[key]), key
+    best = [load_best(folder) for folder in (tmp_path, finished)]
+    assert best[0] == best[1]
+
+
+def exact(tree):
+    """Tensors as their bytes, in whatever they lie in."""
+    if isinstance(tree, dict):
+        return {key: exact(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [exact(value) for value in tree]
+    return tree.numpy().tobytes() if isinstance(tree, torch.Tensor) else tree
+
+
+def load_best(folder):
+    saved = torch.load(folder / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    return saved["global_step"], [values.sum().item() for values in saved["state_dict"].values()]
+
+
+def test_without_the_random_states_dropout_would_differ(options, finished, tmp_path):
+    """What `RandomState` is for: with the states taken out of the checkpoint, the next losses are others."""
+    killer = json.dumps({"class_path": "witness.Killer", "init_args": {"step": 9, "hook": "batch_end"}})
+    assert fit(tmp_path, options, "--trainer.callbacks+", killer).returncode == -signal.SIGKILL
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    del saved["random_state"]
+    torch.save(saved, path)
+    assert fit(tmp_path, options, "--ckpt_path", "last").returncode == 0
+    expected = {each["step"]: each["loss"] for each in losses(finished / "losses")}
+    resumed = losses(tmp_path / "losses")[9:]
+    assert [each["step"] for each in resumed] == list(range(9, STEPS + 1))
+    assert all(each["loss"] != expected[each["step"]] for each in resumed)
+
+
+def test_a_checkpoint_cut_short_is_never_in_place(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpoints().save_checkpoint({"step": torch.tensor(1)}, path)
+    with pytest.raises(Exception, match="pickle|local"):
+        AtomicCheckpoints().save_checkpoint({"step": torch.tensor(2), "cut": lambda: None}, path)
+    assert torch.load(path, weights_only=True) == {"step": torch.tensor(1)}
+
+
+def test_what_a_run_leaves(finished):
+    folder = finished / "run"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    events = EventAccumulator(str(folder)).Reload()
+    measures = {f"{split}_{name}" for split in ("train", "val") for name in ("loss", "perplexity", "bits_per_byte")}
+    assert measures | {"learning_rate", "grad_norm", "tokens_per_second"} <= set(events.Tags()["scalars"])
+    found = [float(each.value) for each in events.Scalars("train_loss")]
+    assert found == [float.fromhex(each["loss"]) for each in losses(finished / "losses")]
+    rates = [each.value for each in events.Scalars("learning_rate")]
+    assert [rates[0], max(rates), rates[-1]] == pytest.approx([1e-3 / 5, 1e-3, 1e-4])
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["config"]["hidden_size"] == 32
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Commands run in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def printed(capsys, *arguments):
+    assert main([str(each) for each in arguments]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_validate_and_test(finished, here, capsys):
+    config = finished / "run" / "config.yaml"
+    best = torch.load(finished / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    (state,) = [each for name, each in best["callbacks"].items() if "'val_loss'" in name]
+    out = printed(capsys, "validate", "--config", config, "--ckpt_path", "best")
+    found = float(re.search(r"val_loss\W+([\d.]+)", out)[1])
+    assert found == pytest.approx(state["best_model_score"].item(), abs=1e-5)
+    assert "val_bits_per_byte" in out
+    assert "test_perplexity" in printed(capsys, "test", "--config", config, "--ckpt_path", "last")
+    assert (finished / "run" / "config.yaml").read_text() == config.read_text()
+
+
+def test_export_and_sample(finished, here, capsys):
+    assert "wrote" in printed(capsys, "export", finished / "run", "folder")
+    prompts = ["alpha", "beta gamma"]
+    how = ["--max_new_tokens", 12, "--temperature", 0, "--prompt", *prompts]
+    texts = printed(capsys, "sample", "folder", *how)
+    assert texts == printed(capsys, "sample", finished / "run", *how)
+    tokenizer = AutoTokenizer.from_pretrained("folder")
+    theirs = AutoModelForCausalLM.from_pretrained("folder")
+    for prompt in prompts:
+        ids = torch.tensor([tokenizer(prompt).input_ids])
+        text = tokenizer.decode(theirs.generate(ids, max_new_tokens=12, do_sample=False)[0], skip_special_tokens=True)
+        assert text.startswith(prompt) and text in texts
+    last = finished / "run" / "checkpoints" / "last.ckpt"
+    drawn = printed(capsys, "sample", last, "--num_samples", 3, "--max_new_tokens", 5, "--seed", 1)
+    assert drawn != printed(capsys, "sample", last, "--num_samples", 3, "--max_new_tokens", 5, "--seed", 2)
+    assert len(drawn.split("\n\n")) >= 4
+
+
+def test_an_exported_folder_is_trained_on(finished, options, here, capsys):
+    printed(capsys, "export", finished / "run", "folder")
+    values = yaml.safe_load(options.read_text())
+    del values["model"]["config"]
+    values["model"] |= {"pretrained": "folder", "warmup_steps": 1}
+    values["data"]["tokenizer"] = "folder"
+    values["trainer"] |= {"max_steps": 3, "val_check_interval": 1}
+    Path("on.yaml").write_text(yaml.safe_dump(values))
+    printed(capsys, "fit", "--config", "on.yaml", "--run.folder", "on")
+    events = EventAccumulator("on").Reload()
+    before = EventAccumulator(str(finished / "run")).Reload().Scalars("val_loss")
+    assert events.Scalars("val_loss")[0].value < before[0].value  # it goes on where the first run ended
+    with pytest.raises(AssertionError, match=r"model\.config\.hidden_size has no effect beside model\.pretrained"):
+        printed(capsys, "fit", "--config", "on.yaml", "--run.folder", "no", "--model.config.hidden_size", 64)
+
+
+def test_print_config_is_a_configuration(here, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(CONFIG), "--print_config"])
+    assert stopped.value.code == 0
+    whole = yaml.safe_load(capsys.readouterr().out)
+    given = yaml.safe_load(CONFIG.read_text())
+    for part in ("model", "data", "run"):  # the file that readers start from names every key
+        assert set(given[part]) == set(whole[part]), part
+    assert set(given["model"]["config"]) == set(whole["model"]["config"])
+    assert set(given["trainer"]) <= set(whole["trainer"])
+
+
+def test_every_key_of_the_configuration_is_explained():
+    for line in CONFIG.read_text().splitlines():
+        opens = re.fullmatch(r"(run|data|model|  config):", line)
+        assert opens or line.startswith("#") or re.search(r"\S +# \S", line), line
+
+
+def test_help(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "sample", "export"):
+        assert f"babygpt {command}" in told
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+    assert "top_p" in printed_help(capsys, "sample") and "num_key_value_heads" in printed_help(capsys, "fit")
+
+
+def printed_help(capsys, command):
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    return capsys.readouterr().out
+
+
+MINE = ["--config", "OPTIONS"]
+BIG = ["--data.context", "9000", "--model.config.max_position_embeddings", "9000"]
+ERRORS = {
+    "no such command": (["fti"], "no command 'fti'; choose fit"),
+    "unknown option": (["fit", "--model.config.hiden_size", "3"], "did you mean model.config.hidden_size?"),
+    "unknown key": (["fit", "--config", "UNKNOWN"], "'data.contxt'; did you mean data.context?"),
+    "broken yaml": (["fit", "--config", "BROKEN"], "Problems parsing config"),
+    "no such file": (["fit", "--config", "nowhere.yaml"], "File does not exist"),
+    "wrong type": (["fit", "--trainer.max_steps", "many"], '"trainer.max_steps": Expected a <class \'int\'>'),
+    "odd width": (["fit", *MINE, "--model.config.hidden_size", "65"], "hidden_size=65 does not give 4 heads"),
+    "no corpus": (["fit", "--data.corpus", "text:nowhere"], "no such file or folder"),
+    "unreadable corpus": (["fit", "--data.corpus", "text:latin.txt"], "is not UTF-8"),
+    "unknown corpus": (["fit", "--data.corpus", "pythn"], "corpus 'pythn' is unknown; choose one of"),
+    "context longer than the model": (["fit", *MINE, "--data.context", "64"], "context=64 and the model"),
+    "context longer than the data": (["fit", *MINE, *BIG], "context=9000 and text:"),
+    "vocabulary too small": (
+        ["fit", *MINE, "--model.config.vocab_size", "70"], "and the model a vocab_size of 70; raise"
+    ),
+    "checkpoint of another shape": (
+        ["fit", *MINE, "--ckpt_path", "LAST", "--model.config.hidden_size", "64"],
+        "hidden_size=32 (here 64)",
+    ),
+    "no such checkpoint": (["fit", "--ckpt_path", "no.ckpt"], "ckpt_path no.ckpt: no such file; give last, best"),
+    "nothing to validate": (["validate", *MINE], "which weights? add --ckpt_path"),
+    "no best yet": (["test", *MINE, "--ckpt_path", "best"], "best.ckpt is not there; train first"),
+    "over a run": (["fit", *MINE, "--run.folder", "RUN"], "holds a run; add --ckpt_path last to go on"),
+    "warm-up too long": (["fit", *MINE, "--model.warmup_steps", "30"], "leaves nothing of a run of 30"),
+    "checkpoints": (["fit", *MINE, "--run.checkpoint_every", "0"], "checkpoint_every=0 must be at least"),
+    "two models": (["fit", *MINE, "--model.pretrained", "nowhere"], "has no effect beside model.pretr"),
+    "no model": (["fit", "--model.pretrained", "./nowhere"], "'./nowhere' gives no causal language model"),
+    "no model to sample": (["sample", "nowhere"], "nowhere: no such checkpoint"),
+    "an empty folder": (["sample", "."], "has no config.json; give a run of babygpt"),
+    "temperature": (["sample", "RUN", "--temperature", "-1"], "temperature=-1.0 must be 0 or more"),
+    "num_samples": (["sample", "RUN", "--num_samples", "0"], "num_samples=0 must be at least 1"),
+    "a prompt that is too long": (["sample", "RUN", "--prompt", "alpha " * 60], "leaves no room in 32 positions"),
+    "export over a folder": (["export", "RUN", "."], "exists; give a new folder"),
+    "nothing to sample": (["sample"], "arguments are required: model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), ERRORS.values(), ids=ERRORS)
+def test_an_error_is_one_line(arguments, message, options, finished, here, capsys):
+    (here / "latin.txt").write_bytes("é".encode("latin-1"))
+    (here / "unknown.yaml").write_text("data:\n  contxt: 3\n")
+    (here / "broken.yaml").write_text("data: [3\n")
+    run_folder = finished / "run"
+    places = {"UNKNOWN": "unknown.yaml", "BROKEN": "broken.yaml", "OPTIONS": options, "RUN": run_folder,
+              "LAST": run_folder / "checkpoints" / "last.ckpt"}  # fmt: skip
+    before = sorted(path.stat().st_mtime_ns for path in run_folder.rglob("*"))
+    assert main([str(places.get(each, each)) for each in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("babygpt: ") and message in line and len(line) < 400
+    assert sorted(path.stat().st_mtime_ns for path in run_folder.rglob("*")) == before  # nothing is lost
+
+
+def test_a_traceback_for_who_wants_one(here):
+    with pytest.raises(ValueError, match="no command"):
+        main(["fti", "--traceback"])
+
+
+def test_an_error_in_a_shell(tmp_path):
+    done = run(tmp_path, "fit", "--data.corpus", "pythn")
+    assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+def test_last_before_the_first_checkpoint_begins(options, here, capsys):
+    assert main(["fit", "--config", str(options), "--run.folder", "new", "--ckpt_path", "last",
+                 "--trainer.max_steps", "6"]) == 0  # fmt: skip
+    assert "no checkpoint in new/checkpoints yet; beginning at step 0" in capsys.readouterr().err.replace(os.sep, "/")
+
+
+def test_a_crash_of_our_own_is_not_hidden(here, monkeypatch):
+    monkeypatch.setattr("llm_core.cli.open_model", lambda place: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["sample", "x"])
