@@ -135,7 +135,7 @@ def test_without_the_random_states_dropout_would_differ(options, finished, tmp_p
 def test_a_checkpoint_cut_short_is_never_in_place(tmp_path):
     path = tmp_path / "last.ckpt"
     AtomicCheckpoints().save_checkpoint({"step": torch.tensor(1)}, path)
-    with pytest.raises(Exception, match="pickle|local"):
+    with pytest.raises(Exception, match=r"pickle|local"):
         AtomicCheckpoints().save_checkpoint({"step": torch.tensor(2), "cut": lambda: None}, path)
     assert torch.load(path, weights_only=True) == {"step": torch.tensor(1)}
 
