@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from llm_data.cache import digest
-from llm_data.python_source import library_fingerprint, read_functions, read_modules
+from llm_data.python_source import library_fingerprint, read_docstrings, read_functions, read_modules
 from llm_data.text_files import CorpusError, cut_long, find_files, read_documents, split_text
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-NAMES = ("python", "python-functions", "shakespeare", "wikitext-2", "wikitext-103")
+NAMES = ("python", "python-functions", "python-docstrings", "shakespeare", "wikitext-2", "wikitext-103")
 
 # Pinned: a revision names the content on the hub, a checksum the content of a local copy.
 WIKITEXT = ("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3")
@@ -102,10 +102,11 @@ def load_corpus(
 ) -> Corpus:
     """The corpus of that name.
 
-    `python` is the running Python's standard library, a module a document; `python-functions` its functions;
-    `shakespeare` tiny Shakespeare, a speech a document; `wikitext-2` and `wikitext-103` (tokenised form), an article
-    a document; `text:PATH` your own files (see `llm_data.text_files`). The first two are on every machine. For the
-    others a copy below the folder `COURSE_DATA` is taken if there is one, and else the hub is asked.
+    `python` is the running Python's standard library, a module a document; `python-functions` its functions,
+    `python-docstrings` its docstrings; `shakespeare` tiny Shakespeare, a speech a document; `wikitext-2` and
+    `wikitext-103` (tokenised form), an article a document; `text:PATH` your own files (see `llm_data.text_files`). The
+    first three are on every machine. For the others a copy below the folder `COURSE_DATA` is taken if there is one, and
+    else the hub is asked.
 
     Args:
         name: one of the above.
@@ -128,6 +129,8 @@ def load_corpus(
         source, fingerprint, read = "the standard library's modules", library_fingerprint(), _whole(read_modules)
     elif name == "python-functions":
         source, fingerprint, read = "the standard library's functions", library_fingerprint(), read_functions
+    elif name == "python-docstrings":
+        source, fingerprint, read = "the standard library's docstrings", library_fingerprint(), read_docstrings
     elif name == "shakespeare":
         text = _shakespeare()
         source, fingerprint = "tiny Shakespeare", digest(SHA256["tinyshakespeare/input.txt"])
@@ -141,7 +144,7 @@ def load_corpus(
 
 def is_local(name: str) -> bool:
     """Whether `load_corpus(name)` needs no network: the corpus is on every machine, or lies below `COURSE_DATA`."""
-    if name.startswith("text:") or name in ("python", "python-functions"):
+    if name.startswith("text:") or name in NAMES[:3]:
         return True
     return bool(_local_parts(name))
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lightning_basics.data import source_files
@@ -19,6 +19,7 @@ from lightning_basics.data import source_files
 from llm_data.cache import cache_folder, digest, locked
 
 MAX_FUNCTION = 1200
+MIN_DOCSTRING = 80  # below are labels, hardly sentences
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -59,13 +60,39 @@ def read_functions() -> Iterator[str]:
 
     Taking them apart needs some seconds, so the first call leaves them in the course's cache.
     """
-    folder = cache_folder() / "python-functions"
+    return _kept("python-functions", functions_of)
+
+
+def docstrings_of(source: str, min_length: int = MIN_DOCSTRING) -> Iterator[str]:
+    """Each docstring of a module, unindented: English prose about code.
+
+    Args:
+        source: Python source.
+        min_length: shorter ones are left out, in characters.
+
+    Raises:
+        SyntaxError: when `source` is not Python.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (*Function, ast.ClassDef, ast.Module)):
+            text = (ast.get_docstring(node) or "").strip()
+            if len(text) >= min_length:
+                yield text
+
+
+def read_docstrings() -> Iterator[str]:
+    """The docstrings of all modules, each text once, at its first place; kept as the functions are."""
+    return _kept("python-docstrings", docstrings_of)
+
+
+def _kept(name: str, parts_of: Callable[[str], Iterator[str]]) -> Iterator[str]:
+    folder = cache_folder() / name
     path = folder / f"{library_fingerprint()}.jsonl"
     if not path.is_file():
         with locked(folder):
             unfinished = path.with_suffix(".tmp")
             with unfinished.open("w", encoding="utf-8") as file:
-                for text in _distinct_functions():
+                for text in _distinct(parts_of):
                     file.write(json.dumps(text) + "\n")
             os.replace(unfinished, path)
     with path.open(encoding="utf-8") as file:
@@ -79,14 +106,14 @@ def library_fingerprint() -> str:
     return digest(sys.version, files, Path(__file__).read_text(encoding="utf-8"))
 
 
-def _distinct_functions() -> Iterator[str]:
+def _distinct(parts_of: Callable[[str], Iterator[str]]) -> Iterator[str]:
     seen: set[str] = set()
     for source in read_modules():
         try:
-            functions = list(functions_of(source))
+            parts = list(parts_of(source))
         except (SyntaxError, ValueError):  # written wrong on purpose, for the library's own checks
             continue
-        for text in functions:
+        for text in parts:
             if text not in seen:
                 seen.add(text)
                 yield text

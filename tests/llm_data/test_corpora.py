@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_data.corpora import SPLITS, Corpus, CorpusError, is_local, load_corpus
-from llm_data.python_source import MAX_FUNCTION, functions_of
+from llm_data.python_source import MAX_FUNCTION, docstrings_of, functions_of
 from llm_data.text_files import cut_long, find_files, read_documents, split_text
 
 
@@ -255,6 +255,16 @@ def test_functions_parse_are_distinct_and_bare():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         )
         assert len(text) <= MAX_FUNCTION and ast.unparse(function) == text
+
+
+def test_docstrings():
+    assert is_local("python-docstrings")
+    documents = list(load_corpus("python-docstrings").documents())
+    assert len(documents) == len(set(documents)) > 2000
+    assert all(len(text) >= 80 and text == text.strip() for text in documents)
+    source = '"""One."""\nclass A:\n    """Two\n\n      three."""\n    def f(s):\n        "four"\n        return "five"'
+    assert list(docstrings_of(source, min_length=1)) == ["One.", "Two\n\n  three.", "four"]
+    assert list(docstrings_of(source, min_length=5)) == ["Two\n\n  three."]
 
 
 def test_functions_by_hand():
