@@ -263,8 +263,8 @@ def test_docstrings():
     assert len(documents) == len(set(documents)) > 2000
     assert all(len(text) >= 80 and text == text.strip() for text in documents)
     source = '"""One."""\nclass A:\n    """Two\n\n      three."""\n    def f(s):\n        "four"\n        return "five"'
-    assert list(docstrings_of(source, min_length=1)) == ["One.", "Two\n\n  three.", "four"]
-    assert list(docstrings_of(source, min_length=5)) == ["Two\n\n  three."]
+    assert list(docstrings_of(source, min_length=1)) == ["One.", "Two\n\nthree.", "four"]
+    assert list(docstrings_of(source, min_length=5)) == ["Two\n\nthree."]
 
 
 def test_functions_by_hand():
