@@ -1,0 +1,40 @@
+"""A pretrained model and its tokenizer, from a folder or the hub, ready to be trained on packed rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+PAD = "<|pad|>"
+
+
+def load_pretrained(
+    name_or_path: str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+    """Model and tokenizer. Where padding has no token, or the end-of-text token's, it gets one of its own.
+
+    Args:
+        name_or_path: a folder of transformers, or a hub id (which needs a network once).
+        dtype: of the weights; float32 to train in.
+
+    Raises:
+        ValueError: when there is no such model, or no network, or no fast tokenizer with an end-of-text token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        model: Any = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0][:150]
+        raise ValueError(f"{str(name_or_path)!r} gives no causal language model: {reason}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
+        raise ValueError(f"{str(name_or_path)!r} has no fast tokenizer with an end-of-text token; take another model")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
