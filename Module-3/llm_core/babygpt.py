@@ -150,7 +150,10 @@ class BabyGPT(pl.LightningModule):
         if warmup >= steps:
             raise ValueError(f"warmup_steps={warmup} leaves nothing of a run of {int(steps)} steps; lower it")
         groups = parameter_groups(self.model, self.hparams["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], betas=self.hparams["betas"])
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.hparams["learning_rate"], betas=self.hparams["betas"],
+            fused=self.trainer.precision != "16-mixed",  # a fused step unscales by itself, and forbids clipping before
+        )  # fmt: skip
         scheduler = get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
             optimizer, warmup, int(steps), min_lr_rate=self.hparams["min_lr_ratio"]
         )

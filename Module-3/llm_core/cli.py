@@ -183,7 +183,7 @@ def sample(arguments: Sequence[str]) -> None:
     """`babygpt sample`."""
     parser = ArgumentParser(prog="babygpt sample", exit_on_error=False)
     parser.add_argument("model", help="a run's folder, a checkpoint or an exported folder")
-    parser.add_argument("--prompt", nargs="+", default=[""], help="one text, or several")
+    parser.add_argument("--prompt", nargs="+", required=True, help="how the text begins; or several beginnings")
     parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt")
     parser.add_class_arguments(Sampling, None, skip={"stop_ids"})
     options = parser.parse_args(list(arguments)).as_dict()

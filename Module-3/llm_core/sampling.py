@@ -102,7 +102,7 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
         ValueError: for an empty prompt, or when the longest leaves no room for a new token.
     """
     if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("each prompt needs at least one token; begin with the end-of-text token for free text")
+        raise ValueError("a prompt is empty; give at least one token to begin with")
     device = next(model.parameters()).device
     longest = max(map(len, prompts))
     room = model.config.max_position_embeddings - longest
@@ -141,16 +141,19 @@ def sample_texts(
 ) -> list[str]:
     """Texts that begin with the prompts, by `generate` for a model of ours, by transformers' own for one of theirs.
 
-    An empty prompt begins as a document does, after the end-of-text token; a text ends at the next one.
+    A text ends at the end-of-text token. There is no empty prompt: a model whose documents were trained apart has never
+    seen what comes before a document's first token.
 
     Args:
         model: a `GPT`, or a causal language model of transformers; in evaluation mode.
         tokenizer: the one the model was trained with.
         prompts: the beginnings.
         how: see `Sampling`; the end-of-text token is added to its stop tokens.
+
+    Raises:
+        ValueError: for an empty prompt, or one that leaves no room.
     """
-    first = [tokenizer.eos_token_id]
-    ids = [tokenizer(prompt, add_special_tokens=False).input_ids or first for prompt in prompts]
+    ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
     how = replace(how, stop_ids=(*how.stop_ids, tokenizer.eos_token_id))
     if isinstance(model, GPT):
         new = generate(model, ids, how, tokenizer.pad_token_id)

@@ -190,8 +190,9 @@ def test_export_and_sample(finished, here, capsys):
         text = tokenizer.decode(theirs.generate(ids, max_new_tokens=12, do_sample=False)[0], skip_special_tokens=True)
         assert text.startswith(prompt) and text in texts
     last = finished / "run" / "checkpoints" / "last.ckpt"
-    drawn = printed(capsys, "sample", last, "--num_samples", 3, "--max_new_tokens", 5, "--seed", 1)
-    assert drawn != printed(capsys, "sample", last, "--num_samples", 3, "--max_new_tokens", 5, "--seed", 2)
+    draw = ["sample", last, "--prompt", "alpha", "--num_samples", 3, "--max_new_tokens", 5, "--seed"]
+    drawn = printed(capsys, *draw, 1)
+    assert drawn != printed(capsys, *draw, 2)
     assert len(drawn.split("\n\n")) >= 4
 
 
@@ -277,13 +278,14 @@ ERRORS = {
     "checkpoints": (["fit", *MINE, "--run.checkpoint_every", "0"], "checkpoint_every=0 must be at least"),
     "two models": (["fit", *MINE, "--model.pretrained", "nowhere"], "has no effect beside model.pretr"),
     "no model": (["fit", "--model.pretrained", "./nowhere"], "'./nowhere' gives no causal language model"),
-    "no model to sample": (["sample", "nowhere"], "nowhere: no such checkpoint"),
-    "an empty folder": (["sample", "."], "has no config.json; give a run of babygpt"),
-    "temperature": (["sample", "RUN", "--temperature", "-1"], "temperature=-1.0 must be 0 or more"),
-    "num_samples": (["sample", "RUN", "--num_samples", "0"], "num_samples=0 must be at least 1"),
+    "no model to sample": (["sample", "nowhere", "--prompt", "x"], "nowhere: no such checkpoint"),
+    "an empty folder": (["sample", ".", "--prompt", "x"], "has no config.json; give a run of babygpt"),
+    "temperature": (["sample", "RUN", "--prompt", "x", "--temperature", "-1"], "temperature=-1.0 must be 0 or more"),
+    "num_samples": (["sample", "RUN", "--prompt", "x", "--num_samples", "0"], "num_samples=0 must be at least 1"),
     "a prompt that is too long": (["sample", "RUN", "--prompt", "alpha " * 60], "leaves no room in 32 positions"),
     "export over a folder": (["export", "RUN", "."], "exists; give a new folder"),
-    "nothing to sample": (["sample"], "arguments are required: model"),
+    "nothing to sample": (["sample"], "arguments are required: "),
+    "an empty prompt": (["sample", "RUN", "--prompt", ""], "a prompt is empty"),
 }  # fmt: skip
 
 
@@ -321,4 +323,4 @@ def test_last_before_the_first_checkpoint_begins(options, here, capsys):
 def test_a_crash_of_our_own_is_not_hidden(here, monkeypatch):
     monkeypatch.setattr("llm_core.cli.open_model", lambda place: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        main(["sample", "x"])
+        main(["sample", "x", "--prompt", "y"])
