@@ -50,8 +50,8 @@ def held_out(data: LLMDataModule, rows: int = 24) -> HeldOut:
 @torch.no_grad()
 def bits(model: BabyGPT | nn.Module, text: HeldOut) -> float:
     """Bits per byte of held-out rows, in evaluation mode; afterwards every part is in the mode it was in before."""
+    modes = {part: part.training for part in model.modules()}  # before BabyGPT, which sets the mode for training
     module = model if isinstance(model, BabyGPT) else BabyGPT(model)
-    modes = {part: part.training for part in module.modules()}
     device = next(module.parameters()).device
     total, targets = module.eval().loss({name: values.to(device) for name, values in text.batch.items()})
     for part, mode in modes.items():
@@ -68,7 +68,7 @@ class Watch(pl.Callback):
 
     def __init__(self, texts: Mapping[str, HeldOut], steps: Collection[int]) -> None:
         self.texts, self.steps = texts, steps
-        self.points: list[dict[str, float]] = []
+        self.points: list[dict[str, float | int]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._measure(0, pl_module)
@@ -101,7 +101,9 @@ def batches(data: LLMDataModule, rows: int, seed: int, replay: LLMDataModule | N
     if not 0 <= old_rows < rows:
         raise ValueError(f"old_rows={old_rows} of {rows}: at least one row must be new; lower it")
     if bool(old_rows) != (replay is not None):
-        raise ValueError(f"old_rows={old_rows} and replay={replay}: give both or none")
+        raise ValueError(
+            f"old_rows={old_rows} with replay {'given' if replay is not None else 'left out'}: give both or none"
+        )
     new = StatefulLoader(data.rows("train"), rows - old_rows, seed=seed)
     return new if replay is None else Replay(new, StatefulLoader(replay.rows("train"), old_rows, seed=seed))
 
@@ -109,7 +111,7 @@ def batches(data: LLMDataModule, rows: int, seed: int, replay: LLMDataModule | N
 def fine_tune(
     model: nn.Module, train: Iterable[Batch], texts: Mapping[str, HeldOut], steps: int = 80,
     learning_rate: float = 1e-3, measure_at: Collection[int] | None = None, accelerator: str = "cpu", seed: int = 0,
-) -> tuple[nn.Module, list[dict[str, float]]]:  # fmt: skip
+) -> tuple[nn.Module, list[dict[str, float | int]]]:  # fmt: skip
     """Train a copy of a model with `BabyGPT`, and measure on the way.
 
     Args:
@@ -134,8 +136,8 @@ def fine_tune(
     )  # fmt: skip
     loader: Any = train
     if isinstance(train, (list, tuple)):  # the Trainer would take each batch for a loader
-        batches: Any = train
-        loader = DataLoader(batches, batch_size=None)
+        given: Any = train
+        loader = DataLoader(given, batch_size=None)
     with warnings.catch_warnings():  # Watch takes the place of validation
         warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
         trainer.fit(module, loader)
