@@ -31,6 +31,7 @@ from llm_core.babygpt import BabyGPT, NonFiniteLoss
 from llm_core.checkpoints import load_checkpoint
 from llm_core.folder import load_folder, save_folder
 from llm_core.model import GPTConfig
+from llm_core.pretrained import load_pretrained
 from llm_core.resume import AtomicCheckpoints
 from llm_core.sampling import Sampling, sample_texts
 
@@ -73,11 +74,11 @@ class ConfiguredGPT(BabyGPT):
 
     Args:
         config: sizes of a new model; a `vocab_size` of 0 takes the tokenizer's.
-        pretrained: a folder or hub id of transformers to train on, in place of a new model.
+        pretrained: a folder or hub id of transformers to train on, in place of a new model; it brings its tokenizer.
     """
 
     def __init__(self, config: GPTConfig, pretrained: str | None = None, **options: Any) -> None:
-        model: Any = config if pretrained is None else BabyGPT.from_pretrained(pretrained).model
+        model: Any = config if pretrained is None else load_pretrained(pretrained)[0]
         super().__init__(model=model, **options)
 
 
@@ -107,6 +108,10 @@ class CLI(LightningCLI):
                 if value and value != getattr(default, field.name):
                     raise ValueError(f"model.config.{field.name} has no effect beside model.pretrained; remove it")
             config.model.config.vocab_size = 1
+            if re.fullmatch(r"char|bpe-\d+", config.data.tokenizer):  # ids of another tokenizer mean nothing to it
+                _, tokenizer = load_pretrained(config.model.pretrained)
+                tokenizer.save_pretrained(folder / "tokenizer")
+                config.data.tokenizer = str(folder / "tokenizer")
         elif not config.model.config.vocab_size:
             config.model.config.vocab_size = self._tokenizer_size(config.data)
 
