@@ -55,6 +55,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker of pytest-xdist begin with its share of the notebooks, which take longest.
+
+    A worker first gets a run of neighbours, and steals when it has no more. Notebooks at the end of the list would leave
+    one worker with the last of them while the others have nothing to do.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    notebooks = [item for item in items if getattr(item, "nbmake", False)]
+    others = [item for item in items if not getattr(item, "nbmake", False)]
+    if workers > 1 and notebooks and others:
+        items[:] = [
+            item
+            for worker in range(workers)
+            for part in (notebooks, others)
+            for item in part[len(part) * worker // workers : len(part) * (worker + 1) // workers]
+        ]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Around a notebook: the kernel's environment and nbclient's settings."""

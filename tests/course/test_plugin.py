@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny_course import write_notebook
+
+from course import pytest_plugin
 
 NBMAKE = ["--nbmake", "--nbmake-kernel=python3"]
 ASKS = """\
@@ -98,6 +101,18 @@ def test_other_projects_are_left_alone(tmp_path: Path) -> None:
     )
     status, out = run(tmp_path, "-p", "no:nbmake", "-p", "no:xdist")
     assert status == 0 and "claims" not in out, out
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_each_worker_begins_with_notebooks(workers: int) -> None:
+    items: Any = [SimpleNamespace(number=number, nbmake=number >= 10) for number in range(17)]
+    config: Any = SimpleNamespace(workerinput={"workercount": workers})
+    pytest_plugin.pytest_collection_modifyitems(config, items)
+    assert sorted(item.number for item in items) == list(range(17))
+    if workers == 1:
+        assert [item.number for item in items] == list(range(17))
+    if workers == 2:  # the first eight are one worker's to begin with
+        assert [item.number for item in items] == [10, 11, 12, 0, 1, 2, 3, 4, 13, 14, 15, 16, 5, 6, 7, 8, 9]
 
 
 def test_the_plugin_imports_nothing_slow() -> None:
