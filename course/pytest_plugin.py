@@ -59,8 +59,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let each worker of pytest-xdist begin with its share of the notebooks, which take longest.
 
-    A worker first gets a run of neighbours, and steals when it has no more. Notebooks at the end of the list would leave
-    one worker with the last of them while the others have nothing to do.
+    A worker first gets a run of neighbours, and steals when it has no more. Notebooks at the end of the list would
+    leave one worker with the last of them while the others have nothing to do.
     """
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     notebooks = [item for item in items if getattr(item, "nbmake", False)]
