@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -209,6 +210,26 @@ def test_an_exported_folder_is_trained_on(finished, options, here, capsys):
     assert events.Scalars("val_loss")[0].value < before[0].value  # it goes on where the first run ended
     with pytest.raises(AssertionError, match=r"model\.config\.hidden_size has no effect beside model\.pretrained"):
         printed(capsys, "fit", "--config", "on.yaml", "--run.folder", "no", "--model.config.hidden_size", 64)
+
+
+def test_the_readmes_commands(options, here, capsys):
+    """As they stand, with a smaller run in the place of the file's."""
+    text = (MODULE / "README.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line, comments=True)[2:] for line in text.splitlines() if line.startswith("uv run ")]
+    ours = [command[1:] for command in commands if command[0] == "babygpt"]
+    assert [command[0] for command in ours] == ["fit", "fit", "validate", "test", "sample", "export"]
+    small = ["--config", str(options), "--trainer.max_steps", "8", "--run.folder", "runs/babygpt"]
+    for command in ours:
+        arguments = [str(CONFIG) if each == "Module-3/babygpt.yaml" else each for each in command]
+        if "--config" in arguments:
+            place = arguments.index("--config") + 2
+            arguments[place:place] = small
+        assert main(arguments) == 0, (command, capsys.readouterr().err)
+    assert "def add(" in capsys.readouterr().out
+    assert AutoModelForCausalLM.from_pretrained("exported").config.vocab_size < 1024
+    (script,) = {command[1] for command in commands if command[0] == "python"}
+    done = subprocess.run([sys.executable, MODULE.parent / script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--ladder" in done.stdout
 
 
 def test_print_config_is_a_configuration(here, capsys):
