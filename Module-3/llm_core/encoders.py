@@ -56,6 +56,15 @@ def label_loss(logits: Float[Tensor, "batch time vocab"], labels: Int[Tensor, "b
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
+def refuse_longer(time: int, config: GPTConfig) -> None:
+    """Raise a ValueError for a row that is longer than the model's longest."""
+    if time > config.max_position_embeddings:
+        raise ValueError(
+            f"{time} positions, and the model has {config.max_position_embeddings}; shorten the text, or train with a "
+            "larger max_position_embeddings"
+        )
+
+
 class Encoder(GPT):
     """`GPT` that looks at both sides: the same parameters under the same names, another mask, and labels that are not
     shifted."""
@@ -75,8 +84,7 @@ class Encoder(GPT):
         if cache is not None:
             raise ValueError("an encoder keeps no cache: a new token changes what is computed at all positions before")
         time = input_ids.shape[1]
-        if time > self.config.max_position_embeddings:
-            raise ValueError(f"{time} positions, and the model has {self.config.max_position_embeddings}")
+        refuse_longer(time, self.config)
         if attention_mask is not None:
             mask = padding_mask_both_sides(attention_mask)
         elif position_ids is not None:
@@ -180,6 +188,7 @@ class EncoderDecoder(nn.Module):
     ) -> Source:
         """The source as the decoder reads it, (B, S, C)."""
         time = input_ids.shape[1]
+        refuse_longer(time, self.config)
         if attention_mask is None:
             mask = torch.ones(1, 1, time, time, dtype=torch.bool, device=input_ids.device)
         else:
@@ -196,6 +205,7 @@ class EncoderDecoder(nn.Module):
             source: from `encode`.
             attention_mask: of the source, 1 for tokens: nothing is read from its padding.
         """
+        refuse_longer(decoder_input_ids.shape[1], self.config)
         positions = torch.arange(decoder_input_ids.shape[1], device=source.device)[None]
         by = rotary(positions, self.config.head_dim, self.config.rope_theta)
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()

@@ -113,6 +113,13 @@ def test_an_encoder_refuses_a_cache_and_too_long_a_row(encoder):
         encoder(ids(1, 300))
 
 
+def test_an_encoder_decoder_refuses_too_long_a_source_or_target(both):
+    with pytest.raises(ValueError, match="300 positions, and the model has 256"):
+        both(ids(1, 300), ids(1, 5))
+    with pytest.raises(ValueError, match="257 positions, and the model has 256"):
+        both(ids(1, 5), ids(1, 257))
+
+
 def test_cross_attention_is_torchs():
     torch.manual_seed(0)
     config = GPTConfig(50, 32, num_attention_heads=4)

@@ -31,11 +31,12 @@ def test_ids_and_labels_are_those_of_transformers(tokenizer, shares):
         tokenizer, mlm_probability=chosen, mask_replace_prob=masked, random_replace_prob=random, seed=3
     )([{"input_ids": row} for row in ids])
     draw = torch.Generator().manual_seed(3)
-    before = ids.clone()
+    before, state = ids.clone(), torch.get_rng_state()
     ours = mask_tokens(ids, special, tokenizer.mask_token_id, len(tokenizer), Masking(*shares), draw)
     assert torch.equal(ours.input_ids, theirs["input_ids"])
     assert torch.equal(ours.labels, theirs["labels"])
     assert torch.equal(ids, before)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_what_is_no_target_is_untouched_and_special_tokens_are_never_chosen(tokenizer):

@@ -87,6 +87,13 @@ def test_a_batch_needs_no_padding_and_its_rows_differ():
         assert restore(one, other, sentinels).tolist() == list(range(100))
 
 
+def test_the_generator_decides_and_the_global_one_is_left_alone():
+    before = torch.get_rng_state()
+    one, other = (noise_mask(200, SpanCorruption(), torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_decoder_reads_what_t5_makes_it_read():
     model = T5ForConditionalGeneration(
         T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
