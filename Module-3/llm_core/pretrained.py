@@ -15,7 +15,8 @@ PAD = "<|pad|>"
 def load_pretrained(
     name_or_path: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    """Model and tokenizer. Where padding has no token, or the end-of-text token's, it gets one of its own.
+    """Model and tokenizer. Where padding has no token, or the end-of-text token's, it gets one of its own; and the
+    model gets a row for each token that it has none for.
 
     Args:
         name_or_path: a folder of transformers, or a hub id (which needs a network once).
@@ -34,7 +35,7 @@ def load_pretrained(
         raise ValueError(f"{str(name_or_path)!r} has no fast tokenizer with an end-of-text token; take another model")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(tokenizer))
         model.config.pad_token_id = tokenizer.pad_token_id
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
     return model, tokenizer

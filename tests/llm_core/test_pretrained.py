@@ -70,6 +70,16 @@ def test_room_in_the_vocabulary_is_used(tmp_path, tokenizer):
     assert model.config.vocab_size == len(plain) + 30
 
 
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path):
+    plain = without_pad()
+    folder_of(tmp_path, plain)
+    plain.add_special_tokens({"pad_token": "<fill>"})
+    plain.save_pretrained(tmp_path)
+    model, loaded = load_pretrained(tmp_path)
+    assert loaded.pad_token == "<fill>"
+    assert model.config.vocab_size == len(loaded) == len(plain)
+
+
 def test_a_model_of_ours_comes_as_it_is(tmp_path, tokenizer):
     torch.manual_seed(0)
     ours = GPT(GPTConfig(len(tokenizer), hidden_size=32, num_hidden_layers=2)).eval()
@@ -116,3 +126,13 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path, tokenizer):
     endless.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="end-of-text token"):
         load_pretrained(tmp_path)
+
+
+def test_a_long_story_becomes_one_line(monkeypatch):
+    def tell(*_, **__):
+        raise OSError("no such id\nIf you meant\nsomething else")
+
+    monkeypatch.setattr("llm_core.pretrained.AutoTokenizer.from_pretrained", tell)
+    with pytest.raises(ValueError) as caught:
+        load_pretrained("some/model")
+    assert str(caught.value) == "'some/model' gives no causal language model: no such id"
