@@ -222,7 +222,7 @@ def ladder(checkout: Path, text: str, seed: int, part: float = 1 / 8) -> list[di
             make = lambda steps, chosen=recipe: Training(chosen, train, symbols, steps, seed)  # noqa: E731
         trial = make(100)
         start = warm_up(trial, train, symbols) if change is not None else 0.0
-        for _ in range(12):  # the first steps of both are dropped
+        for _ in range(40):  # the first steps of both are dropped
             clock.step()
             trial.step()
             if clock.done == 4:
