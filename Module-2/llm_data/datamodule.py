@@ -165,6 +165,13 @@ class LLMDataModule(pl.LightningDataModule):
             self._train_loader.load_state_dict(position)
         self._position = position
 
+    def __str__(self) -> str:
+        # Lightning's own asks the loaders for the sizes of data sets, and a loader of ours has none.
+        return (
+            f"LLMDataModule({self.corpus_name!r}, context={self.context}, batch_size={self.batch_size}, "
+            f"packing={self.packing!r})"
+        )
+
     # -- what a model needs to know -----------------------------------------------------------------------------
 
     @property

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llm_core.model import GPT, GPTConfig, KeyValueCache
+from llm_core.model import GPT, GPTConfig, KeyValueCache, padding_mask
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SHAPES = {
@@ -85,6 +85,8 @@ def test_left_padding_changes_nothing(pair, ids):
     expected = theirs(ids, attention_mask=mask, position_ids=places).logits
     torch.testing.assert_close(padded[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-5)
     assert padded.isfinite().all()
+    # Not every kernel of attention takes a row that may look nowhere: padding looks at itself.
+    assert padding_mask(mask, 20).any(dim=-1).all()
 
 
 @pytest.mark.parametrize("pieces", [[20], [7, 13], [1] * 20, [5, 1, 1, 13]])

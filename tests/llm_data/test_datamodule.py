@@ -167,6 +167,14 @@ def test_an_empty_side_is_refused_by_prepare_data(text):
         data_of(text, test_percent=0.001).prepare_data()
 
 
+def test_it_has_a_name_at_any_time(text):
+    data = data_of(text)
+    named = str(data)
+    data.prepare_data()
+    data.setup()
+    assert str(data) == named and "context=" in named
+
+
 def test_stages(text):
     for stage, there in (("fit", {"train", "val"}), ("validate", {"val"}), (None, {"train", "val"})):
         data = data_of(text)
