@@ -1,4 +1,4 @@
-"""nanoGPT's model and optimiser, from a checkout, in its own loop; the text's two sides; the loss on the whole of one."""
+"""nanoGPT's model and optimiser, from a checkout, in its own loop; the two sides of the text, and the loss on one."""
 
 from __future__ import annotations
 
