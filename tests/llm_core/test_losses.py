@@ -16,6 +16,7 @@ from llm_core.losses import (
     shift,
     token_losses,
 )
+from llm_core.memory import saved_bytes
 from torch.nn import functional as F
 
 
@@ -124,3 +125,7 @@ def test_in_chunks_the_whole_logits_never_exist():
             total.backward()
         sizes[chunk] = largest.numel
     assert sizes == {0: 100 * 97, 10: max(100 * 16, 97 * 16)}
+    nothing = torch.nn.Module()
+    kept = saved_bytes(nothing, lambda: chunked_causal_loss(hidden, head, labels, 10)[0])
+    whole = saved_bytes(nothing, lambda: causal_loss(hidden @ head.T, labels)[0])
+    assert whole >= 4 * 100 * 97 > 2 * kept  # nor are its parts kept for the backward pass

@@ -73,6 +73,14 @@ def test_filters_are_transformers(temperature, k, p, penalty, seed):
     assert torch.equal(adjust(logits, seen, how), expected)
 
 
+@pytest.mark.parametrize("p", [0.75, 0.5, 1e-9])
+def test_the_edge_of_top_p(p):
+    """Where the tail is exactly 1 - p, and where no token would be left."""
+    logits = torch.zeros(1, 4)
+    seen = torch.zeros(1, 1, dtype=torch.long)
+    assert torch.equal(adjust(logits, seen, Sampling(top_p=p)), TopPLogitsWarper(p)(None, logits))
+
+
 def test_draws_follow_the_distribution(models):
     ours, _ = models
     number = 4000
