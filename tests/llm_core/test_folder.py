@@ -64,6 +64,7 @@ def test_without_a_tokenizer_no_token_ends_a_text(tmp_path):
 
 def test_half_precision_stays(tmp_path):
     save_pretrained(GPT(CONFIG).bfloat16(), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert LlamaForCausalLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
     assert from_pretrained(tmp_path, torch.bfloat16).lm_head.weight.dtype == torch.bfloat16
     assert from_pretrained(tmp_path).lm_head.weight.dtype == torch.float32
