@@ -253,12 +253,12 @@ class GPT(nn.Module):
                 "text, or train with a larger max_position_embeddings"
             )
         mask = None
-        if position_ids is not None and cache is None and attention_mask is None:
+        if position_ids is not None and cache is None:
             mask = document_mask(position_ids)
         if attention_mask is None and before and time > 1:  # is_causal knows square masks only
             attention_mask = input_ids.new_ones(1, before + time)
         if attention_mask is not None:
-            mask = padding_mask(attention_mask, time)
+            mask = padding_mask(attention_mask, time) & (True if mask is None else mask)
             if position_ids is None:
                 position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, before:]
         if position_ids is None:

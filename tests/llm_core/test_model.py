@@ -73,6 +73,9 @@ def test_packed_documents_are_each_alone(pair, ids):
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
     torch.testing.assert_close(packed, theirs(ids, position_ids=positions, use_cache=False).logits, rtol=0, atol=1e-5)
     assert (packed - ours(ids).logits).abs().max() > 1e-2
+    # A mask of padding beside the positions must not take the borders away.
+    both = ours(ids, position_ids=positions, attention_mask=torch.ones_like(ids)).logits
+    torch.testing.assert_close(both, alone, rtol=0, atol=1e-5)
 
 
 def test_left_padding_changes_nothing(pair, ids):
