@@ -56,15 +56,6 @@ def label_loss(logits: Float[Tensor, "batch time vocab"], labels: Int[Tensor, "b
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
-def refuse_longer(time: int, config: GPTConfig) -> None:
-    """Raise a ValueError for a row that is longer than the model's longest."""
-    if time > config.max_position_embeddings:
-        raise ValueError(
-            f"{time} positions, and the model has {config.max_position_embeddings}; shorten the text, or train with a "
-            "larger max_position_embeddings"
-        )
-
-
 class Encoder(GPT):
     """`GPT` that looks at both sides: the same parameters under the same names, another mask, and labels that are not
     shifted."""
@@ -84,36 +75,19 @@ class Encoder(GPT):
         if cache is not None:
             raise ValueError("an encoder keeps no cache: a new token changes what is computed at all positions before")
         time = input_ids.shape[1]
-        refuse_longer(time, self.config)
+        self.config.refuse_longer(time)
+        mask = torch.ones(1, 1, time, time, dtype=torch.bool, device=input_ids.device)
         if attention_mask is not None:
-            mask = padding_mask_both_sides(attention_mask)
-        elif position_ids is not None:
-            mask = document_mask_both_sides(position_ids)
-        else:
-            mask = torch.ones(1, 1, time, time, dtype=torch.bool, device=input_ids.device)
+            mask = mask & padding_mask_both_sides(attention_mask)
+        if position_ids is not None:
+            mask = mask & document_mask_both_sides(position_ids)
         if position_ids is None:
             position_ids = torch.arange(time, device=input_ids.device)[None]
         return self.model(input_ids, position_ids, mask, None)
 
-    def forward(
-        self,
-        input_ids: Ids,
-        labels: Ids | None = None,
-        position_ids: Ids | None = None,
-        attention_mask: Int[Tensor, "batch keys"] | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> Output:
-        """Logits for the token at each position, and the mean loss over the labels that are not -100.
-
-        Args:
-            input_ids: (B, T), some of them hidden.
-            labels: the hidden ones, each at its own position, -100 elsewhere.
-            position_ids: of packed rows, as for `GPT`.
-            attention_mask: of padded rows, 1 for tokens.
-            cache: none; see `features`.
-        """
-        logits = self.lm_head(self.features(input_ids, position_ids, attention_mask, cache))
-        return Output(None if labels is None else label_loss(logits, labels), logits)
+    def loss(self, logits: Float[Tensor, "batch time vocab"], labels: Ids) -> Float[Tensor, ""]:
+        """The mean over the labels that are not -100; each stands at its own position."""
+        return label_loss(logits, labels)
 
 
 class CrossAttention(nn.Module):
@@ -188,7 +162,7 @@ class EncoderDecoder(nn.Module):
     ) -> Source:
         """The source as the decoder reads it, (B, S, C)."""
         time = input_ids.shape[1]
-        refuse_longer(time, self.config)
+        self.config.refuse_longer(time)
         if attention_mask is None:
             mask = torch.ones(1, 1, time, time, dtype=torch.bool, device=input_ids.device)
         else:
@@ -205,7 +179,7 @@ class EncoderDecoder(nn.Module):
             source: from `encode`.
             attention_mask: of the source, 1 for tokens: nothing is read from its padding.
         """
-        refuse_longer(decoder_input_ids.shape[1], self.config)
+        self.config.refuse_longer(decoder_input_ids.shape[1])
         positions = torch.arange(decoder_input_ids.shape[1], device=source.device)[None]
         by = rotary(positions, self.config.head_dim, self.config.rope_theta)
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()

@@ -84,6 +84,12 @@ class GPTConfig:
         """D."""
         return self.hidden_size // self.num_attention_heads
 
+    def refuse_longer(self, time: int) -> None:
+        """Raise a ValueError for a row of more positions than the model has."""
+        if time > self.max_position_embeddings:
+            wrong = f"{time} positions, and the model has {self.max_position_embeddings}"
+            raise ValueError(f"{wrong}; shorten the text, or train with a larger max_position_embeddings")
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + eps), times a learned weight; the statistics in float32. Zhang and Sennrich 2019, eq. 4."""
@@ -247,14 +253,8 @@ class GPT(nn.Module):
         """What the head reads, (B, T, C); arguments as for `forward`."""
         before = 0 if cache is None else len(cache)
         time = input_ids.shape[1]
-        if before + time > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{before + time} positions, and the model has {self.config.max_position_embeddings}; shorten the "
-                "text, or train with a larger max_position_embeddings"
-            )
-        mask = None
-        if position_ids is not None and cache is None:
-            mask = document_mask(position_ids)
+        self.config.refuse_longer(before + time)
+        mask = document_mask(position_ids) if position_ids is not None and cache is None else None
         if attention_mask is None and before and time > 1:  # is_causal knows square masks only
             attention_mask = input_ids.new_ones(1, before + time)
         if attention_mask is not None:
@@ -276,22 +276,22 @@ class GPT(nn.Module):
         """Logits for the token after each position, and the mean loss over the targets.
 
         Args:
-            input_ids: (B, T).
             labels: the same ids, -100 where there is no target; the shift is made here.
             position_ids: of packed rows: they start again at 0 with each document, and attention stays inside.
             attention_mask: of padded rows, 1 for tokens; covers the cache's positions too.
             cache: of the positions before; extended in place. Packed rows have none.
         """
         logits = self.lm_head(self.features(input_ids, position_ids, attention_mask, cache))
-        if labels is None:
-            return Output(None, logits)
+        return Output(None if labels is None else self.loss(logits, labels), logits)
+
+    def loss(self, logits: Float[Tensor, "batch time vocab"], labels: Ids) -> Float[Tensor, ""]:
+        """The mean over the targets, in nats; 0 where there is none."""
         total, targets = causal_loss(logits, labels)
-        return Output(total / targets.clamp(min=1), logits)
+        return total / targets.clamp(min=1)
 
 
 def padding_mask(attention_mask: Int[Tensor, "batch keys"], time: int) -> Mask:
-    """Where the last `time` positions may look: back, and not at padding; at themselves always, so that no row of the
-    softmax is empty."""
+    """Where the last `time` positions may look: back, not at padding; at themselves always, so that no row is empty."""
     keys = attention_mask.shape[1]
     causal = torch.ones(time, keys, dtype=torch.bool, device=attention_mask.device).tril(keys - time)
     itself = torch.eye(keys, dtype=torch.bool, device=attention_mask.device)[keys - time :]

@@ -79,8 +79,8 @@ class RandomState(pl.Callback):
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that are whole or not there: written beside their place, then renamed.
 
-    A run killed while it writes keeps the checkpoint before. (Lightning writes to the system's temporary folder and
-    moves; between two file systems that is a copy, which a kill cuts short.)
+    A run killed while it writes keeps the checkpoint before. (Lightning's own writes to the system's temporary folder
+    and moves, through fsspec; between two file systems a move is a copy, which a kill cuts short.)
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

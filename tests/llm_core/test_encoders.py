@@ -92,6 +92,9 @@ def test_packed_and_padded_rows_are_those_of_each_document_alone(encoder):
     packed = encoder(rows, position_ids=PACKED).logits
     torch.testing.assert_close(packed[:, :5], encoder(rows[:, :5]).logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(packed[:, 5:8], encoder(rows[:, 5:8]).logits, atol=1e-5, rtol=1e-5)
+    # A mask of padding beside the positions must not take the borders away.
+    both = encoder(rows, position_ids=PACKED, attention_mask=torch.ones_like(rows)).logits
+    torch.testing.assert_close(both, packed, atol=1e-5, rtol=1e-5)
     there = (torch.arange(10) < 6).long()[None]
     padded = encoder(rows, attention_mask=there).logits
     assert padded.isfinite().all()
