@@ -87,8 +87,9 @@ class Keep(pl.Callback):
                 name: values.detach().cpu().clone() for name, values in model.state_dict().items()
             }
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.losses.append(trainer.callback_metrics["train_loss"].item())
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        module: Any = pl_module
+        self.losses.append(module.step_loss)
 
 
 def train_baby(recipe: Recipe = Recipe(), accelerator: str = "cpu") -> Baby:

@@ -19,15 +19,22 @@ from llm_core.checkpoints import describe, refuse_another_shape
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import parameter_groups
+from llm_core.pretrained import pretrained
 from llm_core.resume import RandomState
 
-# The backward pass starts from the sum of the losses divided by this, which is of the size of a mean; the step mends it
-# once the number of targets is known. A power of two: it costs no rounding.
+# Where several batches make a step, the backward pass starts from the sum of the losses divided by this, of the size of
+# a mean; the step mends it once the number of targets is known. A power of two: it costs no rounding.
 SCALE = 1024
 
 
 class NonFiniteLoss(RuntimeError):
     """Training met a loss or a gradient that is not a number. The weights are those before that step."""
+
+
+def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The gradients that its next step takes."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 class BabyGPT(pl.LightningModule):
@@ -36,9 +43,10 @@ class BabyGPT(pl.LightningModule):
     The loss of a step is the sum over all its targets divided by their number, over every batch that is accumulated and
     every device: it does not depend on how a step's rows are cut into batches.
 
-    Logged at each step: `train_loss`, `train_perplexity`, `train_bits_per_byte` (with an `LLMDataModule`),
-    `learning_rate`, `grad_norm` (before clipping), `tokens_per_second`; after validation and test the first three as
-    `val_...` and `test_...`. Checkpoints hold the model's configuration, the tokenizer and the random states.
+    Logged at every `log_every_n_steps`-th step: `train_loss`, `train_perplexity`, `train_bits_per_byte` (with an
+    `LLMDataModule`), `learning_rate`, `grad_norm` (before clipping), `tokens_per_second`; after validation and test the
+    first three as `val_...` and `test_...`. `step_loss` is the last step's, in nats. Checkpoints hold the model's
+    configuration, the tokenizer and the random states.
 
     Args:
         model: a `GPTConfig` for a new model of ours, a `GPT`, or a causal language model of transformers.
@@ -75,7 +83,7 @@ class BabyGPT(pl.LightningModule):
         self.model = (GPT(model) if isinstance(model, GPTConfig) else model).train()
         self._losses = torch.zeros(())
         self._targets = torch.zeros((), dtype=torch.long)
-        self._step_loss, self._last_good = math.nan, math.nan
+        self.step_loss, self._last_good = math.nan, math.nan
         self._clock: float | None = None
 
     @classmethod
@@ -85,12 +93,7 @@ class BabyGPT(pl.LightningModule):
         Raises:
             ValueError: when there is no such model, or no network.
         """
-        try:
-            model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            reason = str(error).split("\n")[0][:150]
-            raise ValueError(f"{str(name_or_path)!r} gives no causal language model: {reason}") from error
-        return cls(model, **options)
+        return cls(pretrained(AutoModelForCausalLM, name_or_path, dtype=torch.float32), **options)
 
     def forward(self, input_ids: Tensor, **others: Tensor) -> Tensor:
         """Logits, (batch, time, vocab)."""
@@ -167,7 +170,8 @@ class BabyGPT(pl.LightningModule):
         total, targets = self.loss(batch)
         self._losses = self._losses.to(total.device) + total.detach()
         self._targets = self._targets.to(targets.device) + targets
-        return total / SCALE
+        # The only batch of a step knows the number of targets already.
+        return total / (targets.clamp(min=1) if self._batches == 1 else SCALE)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the gradients into those of the mean over all targets of this step."""
@@ -175,46 +179,50 @@ class BabyGPT(pl.LightningModule):
         targets: Any = self.trainer.strategy.reduce(self._targets, reduce_op="sum")
         self._losses, self._targets = torch.zeros_like(losses), torch.zeros_like(targets)
         self._step_targets = int(targets)
-        self._step_loss = losses.item() / max(self._step_targets, 1)
-        # Lightning has divided by the number of batches, its strategy by the number of processes.
-        batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        factor = SCALE * batches / max(self._step_targets, 1)
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        self.step_loss = losses.item() / max(self._step_targets, 1)
+        # Lightning has divided by the number of batches on a device, its strategy by that of the devices.
+        if self._batches > 1:
+            factor = SCALE * self._batches / max(self._step_targets, 1)
+            torch._foreach_mul_(gradients_of(optimizer), factor)
+
+    @property
+    def _batches(self) -> int:
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:  # fmt: skip
         """Measure the norm of all gradients, stop where it or the loss is not finite, clip, and log."""
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        self._stop_unless_finite(norm.item())
+        gradients = gradients_of(optimizer)
+        norm = nn.utils.get_total_norm(gradients).item()
+        self._stop_unless_finite(norm)
         if gradient_clip_val and gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
-        elif gradient_clip_val:
-            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+        elif gradient_clip_val and norm > gradient_clip_val:
+            torch._foreach_mul_(gradients, gradient_clip_val / norm)
         now = time.perf_counter()
         seconds, self._clock = now - (self._clock or now), now
-        values = {
-            **self._measures("train", self._step_loss),
-            "grad_norm": norm.item(),
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "tokens_per_second": self._step_targets / seconds if seconds else math.nan,
-        }
-        self.log("train_loss", values.pop("train_loss"), prog_bar=True)
-        self.log_dict(values)
+        trainer: Any = self.trainer
+        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # a value takes Lightning some half a ms
+            values = self._measures("train", self.step_loss)
+            self.log("train_loss", values.pop("train_loss"), prog_bar=True)
+            self.log_dict({
+                **values,
+                "grad_norm": norm,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "tokens_per_second": self._step_targets / seconds if seconds else math.nan,
+            })  # fmt: skip
 
     def _stop_unless_finite(self, norm: float) -> None:
         # With a scaler (16-bit floats) an overflow of the gradients is part of the search for its factor.
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if math.isfinite(self._step_loss) and (scaled or math.isfinite(norm)):
-            self._last_good = self._step_loss
+        if math.isfinite(self.step_loss) and (scaled or math.isfinite(norm)):
+            self._last_good = self.step_loss
             return
         good = "none" if math.isnan(self._last_good) else f"{self._last_good:.4f}"
         raise NonFiniteLoss(
-            f"step {self.trainer.global_step + 1}: loss {self._step_loss:.4g}, gradient norm {norm:.4g}; the last good "
+            f"step {self.trainer.global_step + 1}: loss {self.step_loss:.4g}, gradient norm {norm:.4g}; the last good "
             f"loss was {good}. This step is not taken, and the last checkpoint stays. Usual causes: too high "
             "a learning rate or too short a warm-up, no gradient clipping, "
             "16-bit floats that overflow (take bf16 or 32), broken weights"

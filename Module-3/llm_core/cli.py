@@ -7,6 +7,7 @@ What a reader can mend is one line on stderr and exit code 1; `babygpt --traceba
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import sys
 import warnings
@@ -117,8 +118,9 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
-        values = {name: values.item() for name, values in self.trainer.callback_metrics.items()}
-        told = ", ".join(f"{name} {values[name]:.4f}" for name in ("train_loss", "val_loss") if name in values)
+        val_loss = self.trainer.callback_metrics.get("val_loss", math.nan)
+        losses = {"train_loss": self.model.step_loss, "val_loss": val_loss}
+        told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if not math.isnan(loss))
         print(f"{self.trainer.global_step} steps, {told}; kept in {self.trainer.default_root_dir}")
 
     @staticmethod

@@ -12,6 +12,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 PAD = "<|pad|>"
 
 
+def pretrained(kind: Any, name_or_path: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained`, with an error of one line."""
+    try:
+        return kind.from_pretrained(name_or_path, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0][:150]
+        raise ValueError(f"{str(name_or_path)!r} gives no causal language model: {reason}") from error
+
+
 def load_pretrained(
     name_or_path: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
@@ -25,12 +34,8 @@ def load_pretrained(
     Raises:
         ValueError: when there is no such model, or no network, or no fast tokenizer with an end-of-text token.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        model: Any = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0][:150]
-        raise ValueError(f"{str(name_or_path)!r} gives no causal language model: {reason}") from error
+    tokenizer = pretrained(AutoTokenizer, name_or_path)
+    model = pretrained(AutoModelForCausalLM, name_or_path, dtype=dtype)
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
         raise ValueError(f"{str(name_or_path)!r} has no fast tokenizer with an end-of-text token; take another model")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):

@@ -74,6 +74,16 @@ def test_a_run_is_the_same_however_its_steps_are_cut(batch_size, accumulate, cli
         assert found["tokens_per_second"] > 0
 
 
+def test_every_nth_step_is_logged_and_each_has_its_loss():
+    logs, losses = Logs(), []
+    keep = pl.callbacks.LambdaCallback(on_train_batch_end=lambda _, module, *__: losses.append(module.step_loss))
+    train(8, callbacks=[logs, keep], log_every_n_steps=2, limit_val_batches=0)
+    expected = [log["train_loss"] for log in by_hand(3, 8, math.inf)[1]]
+    assert losses == pytest.approx(expected, rel=2e-5)
+    assert not logs.steps[0] and logs.steps[1] == logs.steps[2]
+    assert logs.steps[1]["train_loss"] == pytest.approx(expected[1], rel=2e-5)
+
+
 def test_two_processes_are_one_with_twice_the_rows(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "witness"]
     search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -230,7 +240,7 @@ def data(tmp_path_factory):
 def fit(module, data, folder, **options):
     trainer = pl.Trainer(**{
         "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-        "max_steps": 3, "default_root_dir": folder, "enable_checkpointing": False, **options,
+        "max_steps": 3, "log_every_n_steps": 1, "default_root_dir": folder, "enable_checkpointing": False, **options,
     })  # fmt: skip
     trainer.fit(module, data)
     return trainer

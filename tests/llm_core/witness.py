@@ -27,7 +27,7 @@ class Losses(pl.Callback):
         self.path = Path(path)
 
     def on_train_batch_end(self, trainer, pl_module, *_):
-        line = {"step": trainer.global_step, "loss": float(trainer.callback_metrics["train_loss"]).hex()}
+        line = {"step": trainer.global_step, "loss": pl_module.step_loss.hex()}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -97,7 +97,7 @@ def train(batch_size, accumulate=1, steps=3, seed=0, **options):
     trainer = pl.Trainer(**{
         "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
         "enable_model_summary": False, "max_steps": steps, "accumulate_grad_batches": accumulate,
-        "use_distributed_sampler": False, **options,
+        "use_distributed_sampler": False, "log_every_n_steps": 1, **options,
     })  # fmt: skip
     trainer.fit(module, loader, loader)
     return module, trainer
