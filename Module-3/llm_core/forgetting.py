@@ -20,6 +20,11 @@ from torch.utils.data import DataLoader
 
 from llm_core.babygpt import BabyGPT
 
+# For a Trainer of a short run: nothing drawn, nothing written.
+SILENT: dict[str, Any] = {
+    "logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -131,9 +136,15 @@ def fine_tune(
     module = BabyGPT(copy.deepcopy(model), learning_rate=learning_rate, warmup_steps=steps // 10)
     watch = Watch(texts, (0, steps) if measure_at is None else measure_at)
     trainer = pl.Trainer(
-        max_steps=steps, accelerator=accelerator, devices=1, gradient_clip_val=1.0, callbacks=[watch], logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, limit_val_batches=0,
+        max_steps=steps, accelerator=accelerator, devices=1, gradient_clip_val=1.0, callbacks=[watch],
+        limit_val_batches=0, **SILENT,
     )  # fmt: skip
+    fit(trainer, module, train)
+    return module.model.cpu().eval(), watch.points
+
+
+def fit(trainer: pl.Trainer, module: BabyGPT, train: Iterable[Batch]) -> None:
+    """`trainer.fit` on any batches, without its warning that nothing validates."""
     loader: Any = train
     if isinstance(train, (list, tuple)):  # the Trainer would take each batch for a loader
         given: Any = train
@@ -141,4 +152,3 @@ def fine_tune(
     with warnings.catch_warnings():  # Watch takes the place of validation
         warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
         trainer.fit(module, loader)
-    return module.model.cpu().eval(), watch.points
