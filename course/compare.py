@@ -83,7 +83,7 @@ def compare(ours: Any, reference: Any, place: str, atol: float, rtol: float) -> 
         return 0.0, 0.0, place, None, None
     inexact = ours.dtype.kind in "fc" or reference.dtype.kind in "fc"
     if not inexact:
-        gap = (ours != reference).astype(np.float64)
+        gap = np.array(ours != reference, dtype=np.float64)
         if ours.dtype.kind != "b" and reference.dtype.kind != "b":
             # Python's integers: a difference of two int64 may not fit into one.
             for differing in np.flatnonzero(gap):

@@ -67,6 +67,7 @@ UNEQUAL = {
     "dtype": (torch.ones(2), torch.ones(2, dtype=torch.float64), {}, "dtypes differ: ours float32"),
     "bool for int": (torch.ones(2, dtype=torch.bool), torch.ones(2, dtype=torch.int64), {}, "dtypes differ"),
     "integer by one": (2**62, 2**62 + 1, {"atol": 10.0}, "largest difference 1"),
+    "one integer by four": (56, 60, {}, r"largest difference 4 \(ours 56, reference 60\)"),
     "text": ("ab", "ac", {}, "values differ: ours 'ab'"),
     "text and number": ("1", 1, {}, "values differ"),
     "None and zero": (None, 0, {}, "values differ"),
