@@ -103,12 +103,12 @@ class CrossAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, x: Hidden, source: Source, mask: SourceMask | None) -> Hidden:
-        batch, time, _ = x.shape
-        q = self.q_proj(x).view(batch, time, -1, self.config.head_dim).transpose(1, 2)  # (B, H, T, D)
-        k = self.k_proj(source).view(batch, source.shape[1], -1, self.config.head_dim).transpose(1, 2)  # (B, K, S, D)
-        v = self.v_proj(source).view(batch, source.shape[1], -1, self.config.head_dim).transpose(1, 2)
+        q, k, v = (
+            projected.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+            for projected in (self.q_proj(x), self.k_proj(source), self.v_proj(source))
+        )  # (B, H, T, D), and twice (B, K, S, D)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] != q.shape[1])
-        return self.o_proj(out.transpose(1, 2).reshape(batch, time, -1))
+        return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
 class CrossBlock(nn.Module):
@@ -123,8 +123,10 @@ class CrossBlock(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Hidden, by: Rotary, source: Source, source_mask: SourceMask | None) -> Hidden:
-        x = x + self.self_attn(self.input_layernorm(x), by, None, None)  # no mask: causal
+    def forward(
+        self, x: Hidden, by: Rotary, source: Source, source_mask: SourceMask | None, cache: KeyValueCache | None = None
+    ) -> Hidden:
+        x = x + self.self_attn(self.input_layernorm(x), by, None, cache)  # no mask: causal
         x = x + self.cross_attn(self.cross_layernorm(x), source, source_mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -170,7 +172,11 @@ class EncoderDecoder(nn.Module):
         return self.encoder(input_ids, torch.arange(time, device=input_ids.device)[None], mask, None)
 
     def decode(
-        self, decoder_input_ids: Ids, source: Source, attention_mask: Int[Tensor, "batch source"] | None = None
+        self,
+        decoder_input_ids: Ids,
+        source: Source,
+        attention_mask: Int[Tensor, "batch source"] | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch time vocab"]:
         """Logits for the target's token at each position, from those before it and the source.
 
@@ -178,14 +184,22 @@ class EncoderDecoder(nn.Module):
             decoder_input_ids: `shift_right` of the target, or as much of it as is known.
             source: from `encode`.
             attention_mask: of the source, 1 for tokens: nothing is read from its padding.
+            cache: of the target's positions before, extended in place; then one token a call. The source's keys and
+                values are computed in each call.
+
+        Raises:
+            ValueError: for more positions than the model has, and for several tokens behind a cache that holds some.
         """
-        self.config.refuse_longer(decoder_input_ids.shape[1])
-        positions = torch.arange(decoder_input_ids.shape[1], device=source.device)[None]
+        before, time = 0 if cache is None else len(cache), decoder_input_ids.shape[1]
+        self.config.refuse_longer(before + time)
+        if before and time > 1:
+            raise ValueError(f"{time} tokens behind a cache of {before}; the decoder then takes one token a call")
+        positions = torch.arange(before, before + time, device=source.device)[None]
         by = rotary(positions, self.config.head_dim, self.config.rope_theta)
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         x = self.encoder.embed_tokens(decoder_input_ids)
         for layer in self.layers:
-            x = layer(x, by, source, mask)
+            x = layer(x, by, source, mask, cache)
         return self.lm_head(self.norm(x))
 
     def forward(

@@ -104,7 +104,7 @@ def restore(
     """The text that `corrupt` took apart.
 
     Raises:
-        ValueError: for targets that begin with no sentinel, or have one twice.
+        ValueError: for targets that begin with no sentinel, have one twice, or leave out one of the inputs.
     """
     known, hidden = set(sentinels.tolist()), dict[int, list[int]]()
     current: list[int] | None = None
@@ -117,6 +117,9 @@ def restore(
             raise ValueError(f"the targets begin with {token}, which is no sentinel")
         else:
             current.append(token)
+    for token in inputs.tolist():
+        if token in known and token not in hidden:
+            raise ValueError(f"the targets have no span for sentinel {token} of the inputs")
     whole = [part for token in inputs.tolist() for part in hidden.get(token, [token])]
     return torch.tensor(whole, dtype=inputs.dtype)
 

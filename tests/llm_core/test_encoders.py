@@ -176,6 +176,30 @@ def test_the_target_is_read_shifted_and_its_padding_is_no_target(both):
     assert changed.tolist() == [False, False, False, True, True]
 
 
+def test_a_target_decoded_token_by_token_is_decoded_as_a_whole(both):
+    source, target = ids(2, 8), ids(2, 5)
+    there = (torch.arange(8)[None] < torch.tensor([[8], [5]])).long()
+    encoded, cache = both.encode(source, there), KeyValueCache()
+    steps = [both.decode(target[:, t : t + 1], encoded, there, cache) for t in range(5)]
+    whole = both.decode(target, encoded, there)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=1e-5)
+    assert len(cache) == 5
+    # several tokens may begin: they are causal among themselves
+    cache = KeyValueCache()
+    first = both.decode(target[:, :4], encoded, there, cache)
+    last = both.decode(target[:, 4:], encoded, there, cache)
+    torch.testing.assert_close(torch.cat([first, last], dim=1), whole, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="2 tokens behind a cache of 5"):
+        both.decode(target[:, :2], encoded, there, cache)
+
+
+def test_a_cache_cannot_grow_beyond_the_positions(both):
+    cache, encoded = KeyValueCache(), both.encode(ids(1, 5))
+    both.decode(ids(1, 256), encoded, cache=cache)
+    with pytest.raises(ValueError, match="257 positions, and the model has 256"):
+        both.decode(ids(1, 1), encoded, cache=cache)
+
+
 def test_one_embedding_serves_all_three(both):
     assert both.lm_head.weight is both.encoder.embed_tokens.weight
     assert len(list(both.parameters())) == len({id(p) for p in both.parameters()})

@@ -31,6 +31,10 @@ def test_runs_at_the_ends_come_back(places):
     assert restore(*corrupt(TEXT, hidden(*places), sentinels), sentinels).tolist() == TEXT.tolist()
 
 
+def test_an_empty_span_is_an_answer():
+    assert restore(torch.tensor([1, 9, 2]), torch.tensor([9, 8]), torch.tensor([9, 8])).tolist() == [1, 2]
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_any_text_comes_back_from_inputs_and_targets(data):
@@ -113,5 +117,7 @@ def test_errors():
         corrupt(TEXT, hidden(2, 5), torch.tensor([9, 8]))
     with pytest.raises(ValueError, match="9 stands twice"):
         restore(torch.tensor([1, 9, 2, 9]), torch.tensor([9, 5, 9, 6]), torch.tensor([9, 8]))
+    with pytest.raises(ValueError, match="no span for sentinel 8"):
+        restore(torch.tensor([1, 9, 2, 8]), torch.tensor([9, 5]), torch.tensor([9, 8]))
     with pytest.raises(ValueError, match="begin with 5"):
         restore(torch.tensor([1, 9]), torch.tensor([5, 9]), torch.tensor([9, 8]))
