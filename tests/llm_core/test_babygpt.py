@@ -84,6 +84,18 @@ def test_every_nth_step_is_logged_and_each_has_its_loss():
     assert logs.steps[1]["train_loss"] == pytest.approx(expected[1], rel=2e-5)
 
 
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (4, 2)])
+def test_a_step_without_targets_changes_nothing(monkeypatch, batch_size, accumulate):
+    monkeypatch.setattr(Rows, "__getitem__", lambda rows, place: {
+        "input_ids": rows.ids[place], "labels": torch.full_like(rows.labels[place], -100)
+    })  # fmt: skip
+    module = BabyGPT(CONFIG, weight_decay=0, warmup_steps=0)
+    before = {name: values.clone() for name, values in module.state_dict().items()}
+    train(batch_size, accumulate, steps=1, module=module, limit_val_batches=0)
+    for name, values in module.state_dict().items():
+        torch.testing.assert_close(values, before[name], rtol=0, atol=0)
+
+
 def test_two_processes_are_one_with_twice_the_rows(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "witness"]
     search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

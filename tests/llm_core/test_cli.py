@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,6 +180,19 @@ def test_validate_and_test(finished, here, capsys):
     other = ["--config", config, "--ckpt_path", "last", "--data.batch_size", "3"]
     assert "test_perplexity" in printed(capsys, "test", *other)
     assert config.read_text() == of_the_fit
+
+
+def test_a_run_that_is_at_its_end_takes_no_step(finished, here, capsys):
+    shutil.copytree(finished / "run", "run")
+    config = yaml.safe_load((finished / "run" / "config.yaml").read_text())
+    config["trainer"]["callbacks"] = None
+    config["run"]["folder"] = str(here / "run")
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    before = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    out = printed(capsys, "fit", "--config", "config.yaml", "--ckpt_path", "last")
+    assert f"{STEPS} steps, " in out and "nan" not in out
+    after = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
 def test_export_and_sample(finished, here, capsys):
