@@ -91,7 +91,10 @@ def test_a_step_without_targets_changes_nothing(monkeypatch, batch_size, accumul
     })  # fmt: skip
     module = BabyGPT(CONFIG, weight_decay=0, warmup_steps=0)
     before = {name: values.clone() for name, values in module.state_dict().items()}
-    train(batch_size, accumulate, steps=1, module=module, limit_val_batches=0)
+    given = []
+    keep = pl.callbacks.LambdaCallback(on_train_batch_end=lambda _, __, outputs, *___: given.append(outputs["loss"]))
+    train(batch_size, accumulate, steps=1, module=module, limit_val_batches=0, callbacks=[keep])
+    assert [loss.item() for loss in given] == [0] * accumulate
     for name, values in module.state_dict().items():
         torch.testing.assert_close(values, before[name], rtol=0, atol=0)
 
