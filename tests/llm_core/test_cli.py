@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from llm_core.cli import main
+from llm_core.model import GPT
 from llm_core.resume import AtomicCheckpoints
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -195,6 +196,15 @@ def test_a_run_that_is_at_its_end_takes_no_step(finished, here, capsys):
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_model_is_compiled_when_it_is_asked_for(options, here, monkeypatch, capsys, wanted):
+    compiled = []
+    monkeypatch.setattr(GPT, "compile", lambda model: compiled.append(model))
+    few = ["--trainer.max_steps", 1, "--model.warmup_steps", 0, "--trainer.limit_val_batches", 0]
+    printed(capsys, "fit", "--config", options, "--run.folder", "run", *few, "--run.compile", wanted)
+    assert len(compiled) == wanted
+
+
 def test_export_and_sample(finished, here, capsys):
     assert "wrote" in printed(capsys, "export", finished / "run", "folder")
     prompts = ["alpha", "beta gamma"]
@@ -313,6 +323,9 @@ ERRORS = {
     "over a run": (["fit", *MINE, "--run.folder", "RUN"], "holds a run; add --ckpt_path last to go on"),
     "warm-up too long": (["fit", *MINE, "--model.warmup_steps", "30"], "leaves nothing of a run of 30"),
     "checkpoints": (["fit", *MINE, "--run.checkpoint_every", "0"], "checkpoint_every=0 must be at least"),
+    "compiled in vain": (
+        ["fit", *MINE, "--run.compile", "true", "--model.loss_chunk", "8"], "no effect beside model.loss_chunk"
+    ),
     "two models": (["fit", *MINE, "--model.pretrained", "nowhere"], "has no effect beside model.pretr"),
     "no model": (["fit", "--model.pretrained", "./nowhere"], "./nowhere"),
     "no model to sample": (["sample", "nowhere", "--prompt", "x"], "nowhere: no such checkpoint"),
