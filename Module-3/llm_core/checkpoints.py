@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,61 @@ def refuse_another_shape(checkpoint: dict[str, Any], model: nn.Module) -> None:
         f"the checkpoint is of another model: {', '.join(other) or 'its weights have other names'}; take its "
         "configuration, or begin a new run in another folder"
     )
+
+
+def refuse_another_tokenizer(checkpoint: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Compare a checkpoint's tokenizer with the data's: as many tokens are not the same tokens.
+
+    Raises:
+        ValueError: when one text would be other ids.
+    """
+    if "tokenizer" not in checkpoint:
+        return
+    texts = checkpoint["tokenizer"]["json"], tokenizer.backend_tokenizer.to_str()
+    passing = ("truncation", "padding")  # of the last call
+    ours, theirs = ({key: part for key, part in json.loads(text).items() if key not in passing} for text in texts)
+    if ours != theirs:
+        raise ValueError(
+            "the model was trained with another tokenizer, and ids of data.tokenizer mean nothing to it; bpe-N is made "
+            "anew for each corpus and share: for another text export the run, and give data.tokenizer the folder"
+        )
+
+
+def refuse_other_hyperparameters(checkpoint: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compare what the optimiser's state brings along with what was asked for, and would have no effect.
+
+    Raises:
+        ValueError: where they differ.
+    """
+    saved = checkpoint.get("hyper_parameters", {})
+    for key in ("learning_rate", "weight_decay", "betas"):
+        if key in saved and plain(saved[key]) != plain(wanted[key]):
+            raise ValueError(
+                f"model.{key}={wanted[key]} has no effect on a run that goes on with {saved[key]}; leave it so, or "
+                "export the run and begin another from it with model.pretrained"
+            )
+
+
+def plain(value: Any) -> Any:
+    """A tuple as a list: YAML knows no tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of `BabyGPT` holds; the tensors stay in the file until they are asked for.
+
+    Raises:
+        ValueError: when it is no such checkpoint, or not a whole one.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        known = "gpt_config" in checkpoint or "hf_config" in checkpoint
+        reason = "" if known and "state_dict" in checkpoint else "it does not say what model it is of"
+    except Exception as error:  # whatever a file of another kind makes of unpickling
+        reason = type(error).__name__
+    if reason:
+        raise ValueError(f"{path} is no checkpoint of babygpt ({reason}); take another, or begin a new run")
+    return dict(checkpoint)
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:

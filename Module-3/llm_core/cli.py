@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,14 +25,18 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from course.lightning_tools import ProgressLine, quiet
 from llm_core.babygpt import BabyGPT, NonFiniteLoss
-from llm_core.checkpoints import load_checkpoint
+from llm_core.checkpoints import load_checkpoint, refuse_another_tokenizer, refuse_other_hyperparameters
 from llm_core.folder import load_folder, save_folder
 from llm_core.model import GPTConfig
+from llm_core.preflight import alone_in, check_files, check_numbers, find_checkpoint
 from llm_core.pretrained import load_pretrained
 from llm_core.resume import AtomicCheckpoints
 from llm_core.sampling import Sampling, sample_texts
@@ -50,7 +55,7 @@ TRAINER = {
     "max_steps": 2000, "val_check_interval": 200, "check_val_every_n_epoch": None, "log_every_n_steps": 10,
     "gradient_clip_val": 1.0, "enable_progress_bar": False, "enable_model_summary": False,
 }  # fmt: skip
-EXPECTED = (ValueError, OSError, ShardError, NonFiniteLoss, ArgumentError)
+EXPECTED = (ValueError, OSError, ShardError, NonFiniteLoss, ArgumentError, MisconfigurationException)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,13 @@ class ConfiguredGPT(BabyGPT):
         model: Any = config if pretrained is None else load_pretrained(pretrained)[0]
         super().__init__(model=model, **options)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        data: Any = self.trainer
+        refuse_another_tokenizer(checkpoint, data.datamodule.tokenizer)
+        if self.trainer.state.fn == "fit":
+            refuse_other_hyperparameters(checkpoint, self.hparams)
+
 
 class CLI(LightningCLI):
     """Lightning's CLI, with the run's folder, and the sizes that follow from the data."""
@@ -101,8 +113,9 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
+        check_numbers(self.config.subcommand, config)
         folder = Path(config.run.folder)
-        config.ckpt_path = self._checkpoint(config.ckpt_path, folder)
+        config.ckpt_path = find_checkpoint(config.ckpt_path, folder, fits=self.config.subcommand == "fit")
         config.trainer.default_root_dir = str(folder)
         if config.model.pretrained is not None:
             default = GPTConfig(1)
@@ -125,11 +138,20 @@ class CLI(LightningCLI):
         if config.run.compile:
             self.model.model.compile()
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "fit" or not self.trainer.is_global_zero:
+            return super()._run_subcommand(subcommand)
+        with alone_in(Path(self.trainer.default_root_dir)):
+            try:
+                super()._run_subcommand(subcommand)
+            except SystemExit as stop:  # what Lightning makes of Ctrl-C
+                raise KeyboardInterrupt("--ckpt_path last goes on from the last checkpoint") from stop
+
     def after_fit(self) -> None:
         self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
         val_loss = self.trainer.callback_metrics.get("val_loss", math.nan)
         losses = {"train_loss": self.model.step_loss, "val_loss": val_loss}
-        told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if not math.isnan(loss))
+        told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if not math.isnan(loss)) or "none taken"
         print(f"{self.trainer.global_step} steps, {told}; kept in {self.trainer.default_root_dir}")
 
     @staticmethod
@@ -138,24 +160,6 @@ class CLI(LightningCLI):
         data.prepare_data()
         data.setup("validate")
         return data.vocab_size
-
-    def _checkpoint(self, wanted: Any, folder: Path) -> str | None:
-        checkpoints = folder / "checkpoints"
-        if wanted in ("last", "best"):
-            path = checkpoints / f"{wanted}.ckpt"
-            if path.is_file():
-                return str(path)
-            if self.config.subcommand != "fit" or wanted == "best":
-                raise ValueError(f"{path} is not there; train first, or give the path of a checkpoint")
-            print(f"babygpt: no checkpoint in {checkpoints} yet; beginning at step 0", file=sys.stderr)
-            return None
-        if wanted is not None and not Path(wanted).is_file():
-            raise ValueError(f"ckpt_path {wanted}: no such file; give last, best, or the path of a checkpoint")
-        if wanted is None and self.config.subcommand != "fit":
-            raise ValueError("which weights? add --ckpt_path best, last, or the path of a checkpoint")
-        if wanted is None and (checkpoints / "last.ckpt").is_file():
-            raise ValueError(f"{folder} holds a run; add --ckpt_path last to go on, or take another --run.folder")
-        return None if wanted is None else str(wanted)
 
     def instantiate_trainer(self, **options: Any) -> Any:
         """The Trainer of the configuration, with what every run has."""
@@ -176,7 +180,10 @@ class CLI(LightningCLI):
         if config.trainer.logger in (None, True):
             options["logger"] = TensorBoardLogger(folder, name="", version="")
         options["plugins"] = [*(given.plugins or []), AtomicCheckpoints()]
-        return super().instantiate_trainer(**options)
+        try:
+            return super().instantiate_trainer(**options)
+        except TypeError as error:  # for devices that are no number
+            raise ValueError(str(error)) from error
 
 
 def open_model(place: str) -> tuple[nn.Module, PreTrainedTokenizerFast]:
@@ -219,9 +226,17 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("folder", help="what to write; it must not exist yet")
     options = parser.parse_args(list(arguments))
     folder = Path(options.folder)
-    if folder.exists():
-        raise ValueError(f"{folder} exists; give a new folder")
-    save_folder(*open_model(options.model), folder)
+    part = folder.parent / f"{folder.name}.part"  # a folder that is there is whole
+    for there in (folder, part):
+        if there.exists():
+            raise ValueError(f"{there} exists; give a new folder")
+    try:
+        save_folder(*open_model(options.model), part)
+        part.rename(folder)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written ({error})") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     print(f"wrote {folder}; transformers.AutoModelForCausalLM.from_pretrained({str(folder)!r}) loads it")
 
 
@@ -248,11 +263,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP)
         return 0 if given else 2
     quiet()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     for harmless in ("LightningCLI's args", "Checkpoint directory .* exists", ".*could not find the monitored key"):
         warnings.filterwarnings("ignore", message=harmless)
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing changes on a CPU
     try:
         if given[0] in ("fit", "validate", "test"):
+            check_files(given)
             CLI(
                 ConfiguredGPT, LLMDataModule, args=given, seed_everything_default=0, auto_configure_optimizers=False,
                 save_config_callback=SaveConfigCallback if given[0] == "fit" else None,
@@ -268,6 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"babygpt: {one_line(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as stop:
+        print(f"babygpt: stopped; {stop}" if str(stop) else "babygpt: stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
 from llm_core.model import GPT, GPTConfig
+from llm_core.pretrained import pretrained
 
 WEIGHTS = "model.safetensors"
 # What our model does, and does not do otherwise.
@@ -42,14 +44,18 @@ def from_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> G
 
     Raises:
         FileNotFoundError: when the folder has no configuration or no weights.
-        ValueError: for a configuration that our model cannot follow, with the key; for weights of other shapes.
+        ValueError: for a configuration that our model cannot follow, with the key; for weights of other shapes, or cut
+            short.
     """
     folder = Path(folder)
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}; give a folder written by save_pretrained")
     model = GPT(read_config(folder / "config.json"))
-    tensors = load_file(folder / WEIGHTS)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}); copy it again") from error
     if model.config.tie_word_embeddings:
         tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -66,6 +72,8 @@ def from_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> G
 def read_config(path: Path) -> GPTConfig:
     """Our configuration from a Llama's `config.json`."""
     values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no keys; give the configuration of a model")
     for key, fixed in FIXED.items():
         if values.get(key, fixed) != fixed:
             raise ValueError(f"{path}: {key}={values[key]!r}, and this model knows {fixed!r} only; take transformers'")
@@ -75,7 +83,10 @@ def read_config(path: Path) -> GPTConfig:
     known = {name: values[name] for name in GPTConfig.__dataclass_fields__ if values.get(name) is not None}
     if "rope_theta" in rope:
         known["rope_theta"] = rope["rope_theta"]
-    config = GPTConfig(**known)
+    try:
+        config = GPTConfig(**known)
+    except TypeError as error:  # a size that is left out, or no number
+        raise ValueError(f"{path}: {error}") from error
     if values.get("head_dim", config.head_dim) != config.head_dim:
         raise ValueError(f"{path}: head_dim={values['head_dim']}, and this model has hidden_size / heads only")
     return config
@@ -85,7 +96,8 @@ def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
     """A model and its tokenizer (None where there is none): ours for a Llama that it can be, else one of transformers.
 
     Raises:
-        ValueError, FileNotFoundError: when the folder holds no causal language model.
+        FileNotFoundError: when the folder has no configuration.
+        ValueError: when it holds no causal language model, or not all of one.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -93,10 +105,10 @@ def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
     model: nn.Module
     try:
         model = from_pretrained(folder)
-    except ValueError:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    except (ValueError, FileNotFoundError):  # another architecture, or its weights in several files
+        model = pretrained(AutoModelForCausalLM, folder, dtype=torch.float32).eval()
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    return model, AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+    return model, pretrained(AutoTokenizer, folder) if has_tokenizer else None
 
 
 def save_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:

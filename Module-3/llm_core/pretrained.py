@@ -6,19 +6,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 PAD = "<|pad|>"
 
 
+BROKEN = (OSError, ValueError, TypeError, AttributeError, KeyError, SafetensorError)  # what loading makes of odd files
+
+
 def pretrained(kind: Any, name_or_path: str | Path, **options: Any) -> Any:
-    """`kind.from_pretrained`, with an error of one line."""
+    """`kind.from_pretrained`, with an error of one line, also for weights that transformers would draw at random.
+
+    Raises:
+        ValueError: when there is nothing to load, or a part of it is missing or of another shape.
+    """
+    failed = f"{str(name_or_path)!r} gives no causal language model:"
+    if kind is not AutoTokenizer:
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        return kind.from_pretrained(name_or_path, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0][:150]
-        raise ValueError(f"{str(name_or_path)!r} gives no causal language model: {reason}") from error
+        loaded = kind.from_pretrained(name_or_path, **options)
+    except BROKEN as error:
+        reason = (str(error) or type(error).__name__).split("\n")[0][:150]
+        raise ValueError(f"{failed} {reason}") from error
+    if kind is AutoTokenizer:
+        return loaded
+    model, found = loaded
+    for name, theirs, wanted in sorted(found["mismatched_keys"]):
+        raise ValueError(f"{failed} {name} has the shape {tuple(theirs)}, and its config.json makes it {tuple(wanted)}")
+    for name in sorted(found["missing_keys"]):
+        raise ValueError(f"{failed} its weights lack {name}; it is incomplete, or of another kind")
+    return model
 
 
 def load_pretrained(

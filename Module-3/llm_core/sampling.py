@@ -21,7 +21,7 @@ class Sampling:
     """How tokens are drawn. The names and the order of the steps are those of transformers' `generate`.
 
     Args:
-        max_new_tokens: the most that are added to a prompt.
+        max_new_tokens: the most that are added to a prompt; fewer where the longest prompt of a call leaves less room.
         temperature: logits are divided by it; 0 takes the likeliest token, and draws nothing.
         top_k: only so many of the likeliest tokens may be drawn; 0 for all.
         top_p: only the likeliest that together have this probability; 1 for all. Holtzman et al. 2020, section 3.1.
@@ -46,9 +46,12 @@ class Sampling:
         for name, allowed, holds in (
             ("max_new_tokens", "at least 1", self.max_new_tokens >= 1),
             ("temperature", "0 or more", self.temperature >= 0),
+            ("temperature", "0, or at least 1e-6: logits overflow", not 0 < self.temperature < 1e-6),
             ("top_k", "0 or more", self.top_k >= 0),
             ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
             ("repetition_penalty", "above 0", self.repetition_penalty > 0),
+            ("repetition_penalty", "at least 1e-6: logits overflow", self.repetition_penalty >= 1e-6),
+            ("seed", "from -2^63 to 2^64 - 1", -(2**63) <= self.seed < 2**64),
         ):
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)} must be {allowed}")
@@ -85,6 +88,24 @@ def adjust(logits: Logits, seen: Int[Tensor, "batch seen"], how: Sampling) -> Lo
     return keep_top_p(logits, how.top_p) if how.top_p < 1 else logits
 
 
+def room(config: Any, prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens a model has positions for after the longest of some prompts.
+
+    Raises:
+        ValueError: for an empty prompt, a token that the model does not have, or no room at all.
+    """
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise ValueError("a prompt is empty; give at least one token to begin with")
+    for token in (token for prompt in prompts for token in prompt):
+        if not 0 <= token < config.vocab_size:
+            wrong = f"a prompt has token {token}, and the model a vocab_size of {config.vocab_size}"
+            raise ValueError(f"{wrong}; take the tokenizer that it was trained with")
+    longest, positions = max(map(len, prompts)), config.max_position_embeddings
+    if longest >= positions:
+        raise ValueError(f"a prompt of {longest} tokens leaves no room in {positions} positions; shorten it")
+    return int(positions) - longest
+
+
 @torch.no_grad()
 def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id: int = 0) -> list[list[int]]:
     """Continue prompts, all at once, with a cache of keys and values.
@@ -99,15 +120,11 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
         The new tokens of each prompt, a stop token included.
 
     Raises:
-        ValueError: for an empty prompt, or when the longest leaves no room for a new token.
+        ValueError: for an empty prompt, a token out of range, or when the longest leaves no room for a new token.
     """
-    if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("a prompt is empty; give at least one token to begin with")
+    most = min(how.max_new_tokens, room(model.config, prompts))
     device = next(model.parameters()).device
     longest = max(map(len, prompts))
-    room = model.config.max_position_embeddings - longest
-    if room < 1:
-        raise ValueError(f"a prompt of {longest} tokens leaves no room in {longest + room} positions; shorten it")
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     mask = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
@@ -115,7 +132,7 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
     stops = torch.tensor(how.stop_ids, dtype=torch.long, device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     cache, step_ids, lasting = KeyValueCache(), ids, []
-    for _ in range(min(how.max_new_tokens, room)):
+    for _ in range(most):
         logits = model(step_ids, attention_mask=mask, cache=cache).logits[:, -1].float()
         # Padding is no token that occurred: it is given the place of the prompt's last token.
         seen = torch.where(mask.bool(), ids, ids[:, longest - 1 : longest])
@@ -154,11 +171,13 @@ def sample_texts(
         ValueError: for an empty prompt, or one that leaves no room.
     """
     ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
-    how = replace(how, stop_ids=(*how.stop_ids, tokenizer.eos_token_id))
+    if tokenizer.eos_token_id is not None:
+        how = replace(how, stop_ids=(*how.stop_ids, tokenizer.eos_token_id))
+    pad_id = tokenizer.pad_token_id or 0  # padding is masked: where there is no such token, any other does
     if isinstance(model, GPT):
-        new = generate(model, ids, how, tokenizer.pad_token_id)
+        new = generate(model, ids, how, pad_id)
     else:
-        new = generate_by_transformers(model, ids, how, tokenizer.pad_token_id)
+        new = generate_by_transformers(model, ids, how, pad_id)
     return [str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, new, strict=True)]
 
 
@@ -166,8 +185,13 @@ def sample_texts(
 def generate_by_transformers(
     model: nn.Module, prompts: Sequence[Sequence[int]], how: Sampling, pad_id: int = 0
 ) -> list[list[int]]:
-    """`generate` for a model of transformers, by its own method: the same arguments, the same result when greedy."""
+    """`generate` for a model of transformers, by its own method: the same arguments, the same result when greedy.
+
+    Raises:
+        ValueError: as `generate`.
+    """
     body: Any = model
+    most = min(how.max_new_tokens, room(body.config, prompts))
     longest = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=body.device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=body.device)
@@ -179,7 +203,7 @@ def generate_by_transformers(
     with torch.random.fork_rng():
         torch.manual_seed(how.seed)
         out = body.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=how.max_new_tokens, pad_token_id=pad_id,
+            input_ids=ids, attention_mask=mask, max_new_tokens=most, pad_token_id=pad_id,
             eos_token_id=list(how.stop_ids) or None, repetition_penalty=float(how.repetition_penalty), **drawing,
         )[:, longest:].tolist()  # fmt: skip
     ends = [next((i + 1 for i, token in enumerate(row) if token in how.stop_ids), len(row)) for row in out]

@@ -1,5 +1,6 @@
 """`babygpt` as a reader runs it: every command, every promised error, and runs that are killed."""
 
+import errno
 import json
 import os
 import random
@@ -16,7 +17,9 @@ import torch
 import yaml
 from llm_core.cli import main
 from llm_core.model import GPT
+from llm_core.preflight import alone_in
 from llm_core.resume import AtomicCheckpoints
+from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from witness import own_text
@@ -296,6 +299,7 @@ def printed_help(capsys, command):
 
 
 MINE = ["--config", "OPTIONS"]
+SHIFTED = ["--data.corpus", "text:shifted.txt"]
 BIG = ["--data.context", "9000", "--model.config.max_position_embeddings", "9000"]
 ERRORS = {
     "no such command": (["fti"], "no command 'fti'; choose fit"),
@@ -336,6 +340,37 @@ ERRORS = {
     "export over a folder": (["export", "RUN", "."], "exists; give a new folder"),
     "nothing to sample": (["sample"], "arguments are required: "),
     "an empty prompt": (["sample", "RUN", "--prompt", ""], "a prompt is empty"),
+    "an empty configuration": (["fit", "--config", "empty.yaml"], "empty.yaml holds NoneType and no keys"),
+    "a key twice": (["fit", "--config", "twice.yaml"], "context stands in line 2 and in line 3; keep one"),
+    "a part without keys": (["fit", "--config=number.yaml"], "data=3 must hold keys"),
+    "climbing": (["fit", *MINE, "--trainer.gradient_clip_val", "-1"], "gradient_clip_val=-1 must be 0 or more"),
+    "no batches a step": (["fit", *MINE, "--trainer.accumulate_grad_batches", "0"], "batches=0 must be at least 1"),
+    "never a point": (["fit", *MINE, "--trainer.log_every_n_steps", "0"], "log_every_n_steps=0 must be at least 1"),
+    "validated after 0": (["fit", *MINE, "--trainer.val_check_interval", "0"], "val_check_interval=0 must be above 0"),
+    "no training": (["fit", *MINE, "--trainer.limit_train_batches", "0"], "limit_train_batches=0 must be above 0"),
+    "weights below 0": (["fit", *MINE, "--model.config.initializer_range", "-1"], "range=-1.0 must be 0 or more"),
+    "no rotation": (["fit", *MINE, "--model.config.rope_theta", "0"], "rope_theta=0.0 must be above 0"),
+    "Lightning's own": (["fit", *MINE, "--trainer.gradient_clip_algorithm", "no"], "Allowed algorithms"),
+    "devices": (["fit", *MINE, "--trainer.devices", "x"], "should be an int"),
+    "nothing to test on": (["test", *MINE, "--data.test_percent", "0"], "data.test_percent=0 leaves nothing to test"),
+    "an empty checkpoint": (["fit", *MINE, "--ckpt_path", "empty.yaml"], "empty.yaml is no checkpoint of babygpt ("),
+    "text for a checkpoint": (["test", *MINE, "--ckpt_path", "twice.yaml"], "twice.yaml is no checkpoint of babygpt"),
+    "half a checkpoint": (["validate", *MINE, "--ckpt_path", "half.ckpt"], "half.ckpt is no checkpoint of babygpt"),
+    "another's checkpoint": (["fit", *MINE, "--ckpt_path", "plain.ckpt"], "does not say what model it is of"),
+    "another tokenizer": (["validate", "--ckpt_path", "LAST", *MINE, *SHIFTED], "was trained with another tokenizer"),
+    "another rate": (
+        ["fit", *MINE, "--ckpt_path", "LAST", "--model.learning_rate", "0.5"],
+        "model.learning_rate=0.5 has no effect on a run that goes on with 0.001",
+    ),
+    "another decay": (["fit", *MINE, "--ckpt_path", "LAST", "--model.weight_decay", "0"], "model.weight_decay=0"),
+    "a config.yaml of one's own": (["fit", *MINE, "--run.folder", "own"], "config.yaml is not of a run"),
+    "only a best": (["fit", *MINE, "--run.folder", "best"], "holds a run; add --ckpt_path best to go on"),
+    "last with only a best": (
+        ["fit", *MINE, "--run.folder", "best", "--ckpt_path", "last"], "holds a run; add --ckpt_path best to go on"
+    ),
+    "a temperature that overflows": (["sample", "RUN", "--prompt", "x", "--temperature", "1e-40"], "0, or at least 1e"),
+    "a penalty that overflows": (["sample", "RUN", "--prompt", "x", "--repetition_penalty", "1e-40"], "at least 1e-6"),
+    "a large seed": (["sample", "RUN", "--prompt", "x", "--seed", "9" * 30], "from -2^63 to 2^64"),
 }  # fmt: skip
 
 
@@ -344,7 +379,19 @@ def test_an_error_is_one_line(arguments, message, options, finished, here, capsy
     (here / "latin.txt").write_bytes("é".encode("latin-1"))
     (here / "unknown.yaml").write_text("data:\n  contxt: 3\n")
     (here / "broken.yaml").write_text("data: [3\n")
+    (here / "empty.yaml").touch()
+    (here / "twice.yaml").write_text("data:\n  context: 8\n  context: 16\n")
+    (here / "number.yaml").write_text("data: 3\n")
     run_folder = finished / "run"
+    last = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    (here / "half.ckpt").write_bytes(last[: len(last) // 2])
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, here / "plain.ckpt")
+    text = Path(yaml.safe_load(options.read_text())["data"]["corpus"].removeprefix("text:")).read_text()
+    (here / "shifted.txt").write_text(text.translate(str.maketrans("abcdefgh", "bcdefgha")))  # as many tokens, others
+    (here / "own").mkdir()
+    (here / "own" / "config.yaml").write_text("mine: 1\n")
+    (here / "best" / "checkpoints").mkdir(parents=True)
+    (here / "best" / "checkpoints" / "best.ckpt").write_bytes(last)
     places = {"UNKNOWN": "unknown.yaml", "BROKEN": "broken.yaml", "OPTIONS": options, "RUN": run_folder,
               "LAST": run_folder / "checkpoints" / "last.ckpt"}  # fmt: skip
     before = sorted(path.stat().st_mtime_ns for path in run_folder.rglob("*"))
@@ -352,6 +399,64 @@ def test_an_error_is_one_line(arguments, message, options, finished, here, capsy
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("babygpt: ") and message in line and len(line) < 400
     assert sorted(path.stat().st_mtime_ns for path in run_folder.rglob("*")) == before  # nothing is lost
+
+
+def test_two_runs_do_not_share_a_folder(options, here, capsys):
+    arguments = ["fit", "--config", str(options), "--run.folder", "new", "--trainer.max_steps", "6"]
+    with alone_in(here / "new"):
+        assert main(arguments) == 1
+    assert "new is in use by another run" in capsys.readouterr().err
+    assert [path.name for path in (here / "new").iterdir()] in (["lock"], [])
+    assert main(arguments) == 0
+
+
+def test_ctrl_c_says_how_to_go_on(options, tmp_path):
+    stopper = json.dumps(
+        {"class_path": "witness.Killer", "init_args": {"step": 6, "hook": "batch_end", "number": signal.SIGINT}}
+    )
+    done = fit(tmp_path, options, "--trainer.callbacks+", stopper)
+    assert (done.returncode, len(done.stderr.splitlines())) == (130, 1), done.stderr
+    assert "stopped; --ckpt_path last goes on" in done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_ctrl_c_while_it_samples(monkeypatch, capsys):
+    def interrupted(place):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_core.cli.open_model", interrupted)
+    assert main(["sample", "x", "--prompt", "y"]) == 130
+    assert capsys.readouterr().err == "babygpt: stopped\n"
+
+
+def test_on_a_full_disk_no_half_of_a_folder_is_left(finished, here, monkeypatch, capsys):
+    def full(model, tokenizer, folder):
+        folder.mkdir()
+        (folder / "config.json").touch()
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("llm_core.cli.save_folder", full)
+    assert main(["export", str(finished / "run"), "folder"]) == 1
+    assert capsys.readouterr().err == "babygpt: folder cannot be written (No space left on device)\n"
+    assert list(here.iterdir()) == []
+
+
+def test_on_a_full_disk_the_checkpoint_before_stays(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpoints().save_checkpoint({"step": 1}, path)
+
+    def full(checkpoint, file):  # as torch does it
+        file.write(b"half")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 4 vs 2")  # noqa: B904
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OSError, match=r"last\.ckpt cannot be written \(No space left"):
+        AtomicCheckpoints().save_checkpoint({"step": 2}, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
+    assert torch.load(path, weights_only=True) == {"step": 1}
 
 
 def test_a_traceback_for_who_wants_one(here):

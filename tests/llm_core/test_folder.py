@@ -148,3 +148,49 @@ def test_no_checkpoint(tmp_path):
     (tmp_path / "a.ckpt").write_text("hello")
     with pytest.raises(ValueError, match="no checkpoint of babygpt"):
         load_checkpoint(tmp_path / "a.ckpt")
+
+
+def without(name, folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_that_are_missing_are_never_drawn(tmp_path, tokenizer):
+    """transformers fills them with random numbers, and says so in its log alone."""
+    save_folder(GPT(CONFIG), tokenizer, tmp_path)
+    without("model.layers.1.mlp.up_proj.weight", tmp_path)
+    with pytest.raises(ValueError, match=r"weights lack model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_folder(tmp_path)
+
+
+def test_weights_in_several_files(tmp_path, ids):
+    ours = GPT(CONFIG).eval()
+    save_pretrained(ours, tmp_path / "one")
+    LlamaForCausalLM.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "many", max_shard_size="100KB")
+    assert not (tmp_path / "many" / "model.safetensors").exists()
+    loaded, _ = load_folder(tmp_path / "many")
+    torch.testing.assert_close(loaded(ids).logits, ours(ids).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_weights_cut_short(tmp_path, size):
+    save_pretrained(GPT(CONFIG), tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
+        from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="gives no causal language model"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("[]", "holds no keys"), ("{}", "'vocab_size'"), ('{"vocab_size": "5"}', "json: ")]
+)
+def test_a_configuration_that_is_none(tmp_path, text, message):
+    save_pretrained(GPT(CONFIG), tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="gives no causal language model"):
+        load_folder(tmp_path)

@@ -1,6 +1,7 @@
 """Models and tokenizers from a folder: what is added where padding has no token, and what is refused."""
 
 import copy
+import json
 import socket
 
 import pytest
@@ -136,3 +137,15 @@ def test_a_long_story_becomes_one_line(monkeypatch):
     with pytest.raises(ValueError) as caught:
         load_pretrained("some/model")
     assert str(caught.value) == "'some/model' gives no causal language model: no such id"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"n_layer": 2}, "weights lack transformer.h.1."), ({"n_positions": 8}, r"wpe.weight has the shape \(16, 16\)")],
+)
+def test_weights_that_do_not_fit_are_never_drawn(tmp_path, tokenizer, changes, message):
+    folder_of(tmp_path, tokenizer)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path)

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_core.model import GPT, GPTConfig
 from llm_core.sampling import Sampling, adjust, generate, generate_by_transformers, sample_texts
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -163,3 +167,32 @@ def test_texts(models):
             model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
             model.lm_head.weight[tokenizer.eos_token_id] = wanted
             assert sample_texts(model, tokenizer, ["abc"], how) == ["abc"]
+
+
+def test_a_tokenizer_without_special_tokens(models):
+    ours, theirs = models
+    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 5, "b": 6, "c": 7}, unk_token="a")))
+    plain.backend_tokenizer.pre_tokenizer = Whitespace()
+    how, prompts = Sampling(4, temperature=0), ["a b c", "a"]
+    assert (plain.eos_token_id, plain.pad_token_id) == (None, None)
+    assert sample_texts(ours, plain, prompts, how) == sample_texts(theirs, plain, prompts, how)
+
+
+def test_transformers_stop_at_the_last_position_too(models):
+    ours, theirs = models
+    how = Sampling(1000, temperature=0)
+    found = generate_by_transformers(theirs, PROMPTS, how)
+    assert found == generate(ours, PROMPTS, how) and {len(row) for row in found} == {64 - 8}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([97], "token 97, and the model a vocab_size of 97"), ([-1], "token -1"), ([], "prompt is empty"),
+        ([1] * 64, "64 tokens leaves no room in 64 positions"),
+    ],
+)  # fmt: skip
+def test_both_refuse_the_same_prompts(models, prompt, message):
+    for model, write in zip(models, (generate, generate_by_transformers), strict=True):
+        with pytest.raises(ValueError, match=message):
+            write(model, [[1], prompt], Sampling(3))

@@ -6,7 +6,6 @@ python -m torch.distributed.run --nproc-per-node=2 -m witness OUT
 import json
 import os
 import random
-import signal
 import sys
 from pathlib import Path
 
@@ -33,14 +32,14 @@ class Losses(pl.Callback):
 
 
 class Killer(pl.Callback):
-    """Ends the process without a goodbye at a step, in the hook that is named."""
+    """Ends the process at a step, in the hook that is named; by SIGKILL unless another signal is given."""
 
-    def __init__(self, step: int, hook: str) -> None:
-        self.step, self.hook = step, hook
+    def __init__(self, step: int, hook: str, number: int = 9) -> None:
+        self.step, self.hook, self.number = step, hook, number
 
     def _at(self, trainer, hook):
         if hook == self.hook and trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
     def on_train_batch_start(self, trainer, *_):
         self._at(trainer, "batch_start")
