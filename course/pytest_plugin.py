@@ -55,6 +55,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave a course's exercises out of `pytest Module-1`: unsolved ones are red. Naming their folder collects them."""
+    of_a_course = collection_path.name == "exercises" and (collection_path.parent / "solutions").is_dir()
+    return True if of_a_course and not any("exercises" in argument for argument in config.args) else None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let each worker of pytest-xdist begin with its share of the notebooks, which take longest.

@@ -123,3 +123,13 @@ def test_the_plugin_imports_nothing_slow() -> None:
     )
     done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_exercises_are_collected_when_they_are_named(tmp_path: Path) -> None:
+    for kind in ("notebooks", "exercises", "solutions"):
+        write_notebook(tmp_path / f"Module-1/{kind}/1_a.ipynb", "x = 1")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    collect = [*NBMAKE, "--collect-only"]
+    assert run(tmp_path, *collect, "Module-1")[1].count("1_a.ipynb::") == 2
+    assert run(tmp_path, *collect, "Module-1/exercises")[1].count("1_a.ipynb::") == 1
+    assert run(tmp_path, *collect, "Module-1/exercises/1_a.ipynb")[1].count("1_a.ipynb::") == 1
