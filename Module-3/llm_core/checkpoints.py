@@ -121,8 +121,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFas
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
+    checkpoint = read_checkpoint(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         weights = {name.removeprefix(PREFIX): values for name, values in checkpoint["state_dict"].items()}
         model: nn.Module
         if "gpt_config" in checkpoint:
@@ -131,7 +131,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFas
             values = dict(checkpoint["hf_config"])
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
         model.load_state_dict(weights)
-    except Exception as error:  # whatever a file of another kind makes of unpickling
+    except Exception as error:  # a configuration and weights that do not fit each other
         raise ValueError(f"{path} is no checkpoint of babygpt ({type(error).__name__})") from error
     tokenizer = None
     if "tokenizer" in checkpoint:

@@ -106,6 +106,16 @@ def room(config: Any, prompts: Sequence[Sequence[int]]) -> int:
     return int(positions) - longest
 
 
+def pad_left(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]:
+    """Prompts as one tensor, so that all end at the same place, and 1 where there is a token."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return ids, (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+
+
 @torch.no_grad()
 def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id: int = 0) -> list[list[int]]:
     """Continue prompts, all at once, with a cache of keys and values.
@@ -124,10 +134,8 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
     """
     most = min(how.max_new_tokens, room(model.config, prompts))
     device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+    ids, mask = pad_left(prompts, pad_id, device)
+    longest = ids.shape[1]
     draw = torch.Generator(device).manual_seed(how.seed)
     stops = torch.tensor(how.stop_ids, dtype=torch.long, device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
@@ -192,10 +200,7 @@ def generate_by_transformers(
     """
     body: Any = model
     most = min(how.max_new_tokens, room(body.config, prompts))
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=body.device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=body.device)
-    mask = (torch.arange(longest, device=body.device) >= longest - lengths[:, None]).long()
+    ids, mask = pad_left(prompts, pad_id, body.device)
     drawing: dict[str, Any] = {"do_sample": False}
     if how.temperature:
         drawing = {"do_sample": True, "temperature": float(how.temperature)}
@@ -205,6 +210,6 @@ def generate_by_transformers(
         out = body.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=most, pad_token_id=pad_id,
             eos_token_id=list(how.stop_ids) or None, repetition_penalty=float(how.repetition_penalty), **drawing,
-        )[:, longest:].tolist()  # fmt: skip
+        )[:, ids.shape[1] :].tolist()  # fmt: skip
     ends = [next((i + 1 for i, token in enumerate(row) if token in how.stop_ids), len(row)) for row in out]
     return [row[:end] for row, end in zip(out, ends, strict=True)]
