@@ -53,6 +53,9 @@ def label_lines(source: str) -> Iterator[tuple[str, str]]:
     Raises:
         SyntaxError, ValueError: when `source` is not Python.
     """
+    # The parser's lines end in "\n", "\r\n" or "\r". `str.splitlines` also cuts at form feeds, U+2028 and others,
+    # which would move every label behind one.
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
     docstrings: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
@@ -68,7 +71,7 @@ def label_lines(source: str) -> Iterator[tuple[str, str]]:
             comments.add(token.start[0])
         elif token.type not in blank:
             code.update(range(token.start[0], token.end[0] + 1))
-    for number, line in enumerate(source.splitlines(), start=1):
+    for number, line in enumerate(source.split("\n"), start=1):
         text = line.strip()
         if number in docstrings:
             yield "docstring", text.removeprefix("r").strip("\"'").strip()

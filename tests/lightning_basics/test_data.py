@@ -62,6 +62,28 @@ def test_label_lines() -> None:
     ]
 
 
+@pytest.mark.parametrize("odd", ["\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\x0b"])
+@pytest.mark.parametrize("place", ["comment", "text", "docstring"])
+def test_a_character_that_ends_no_line_of_python_moves_no_label(odd: str, place: str) -> None:
+    spots = {name: odd if name == place else "" for name in ("comment", "text", "docstring")}
+    source = (
+        f'"""A docstring{spots["docstring"]} of the module."""\n# a comment{spots["comment"]} stands here\n'
+        f"first = 'text{spots['text']}'\n# another comment\nsecond = first + 1\n"
+    )
+    assert [kind for kind, _ in label_lines(source)][:5] == ["docstring", "comment", "code", "comment", "code"]
+    assert list(label_lines(source))[3:5] == [("comment", "another comment"), ("code", "second = first + 1")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_end_of_line_that_python_knows(end: str) -> None:
+    assert list(label_lines(SOURCE.replace("\n", end))) == list(label_lines(SOURCE))
+
+
+def test_a_form_feed_between_functions_moves_no_label() -> None:
+    parts = SOURCE.split("\n\n")
+    assert list(label_lines("\n\f\n".join(parts))) == list(label_lines(SOURCE))
+
+
 def test_source_that_is_not_python() -> None:
     with pytest.raises(SyntaxError):
         list(label_lines("def ("))
