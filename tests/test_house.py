@@ -15,6 +15,7 @@ from pathlib import Path
 
 import markdown_links
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -98,6 +99,21 @@ def test_workflows() -> None:
     workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
     assert {"ci.yml", "gpu.yml"} <= {path.name for path in workflows}
     assert tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, workflows)) == ""
+
+
+def test_workflows_run_only_what_is_pinned_and_keep_no_credentials() -> None:
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        used = re.findall(r"uses:.*", text)
+        assert used and all(re.fullmatch(r"uses: [\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line) for line in used), path
+        for job in yaml.safe_load(text)["jobs"].values():
+            for step in job["steps"]:
+                if step.get("uses", "").startswith("actions/checkout@"):
+                    assert step["with"]["persist-credentials"] is False, path
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    installed = re.findall(r"pip install --quiet (\S+)", script)
+    assert re.search(r"^uv_version=\d+\.\d+\.\d+$", script, re.MULTILINE)
+    assert installed and set(installed) == {'"uv==$uv_version"'}
 
 
 def test_ci_uses_the_python_that_the_course_can_use() -> None:
