@@ -1,5 +1,6 @@
 """What every notebook shares: `from course import check, scale`.
 
+A file of the course is `find_root() / "docs/results/..."`, whatever folder the notebook runs in.
 Names are loaded on first use, so that the command line starts without importing torch.
 """
 
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from course import check, plots, progress
+    from course.curriculum import find_root
     from course.machine import Scale
 
     scale: Scale
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 # tqdm, which Lightning brings, asks for ipywidgets. The course leaves them out: they stall runs without a browser.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-__all__ = ["check", "plots", "progress", "scale"]
+__all__ = ["check", "find_root", "plots", "progress", "scale"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +28,8 @@ def __getattr__(name: str) -> Any:
         from course.machine import detect
 
         value: Any = detect()
+    elif name == "find_root":
+        from course.curriculum import find_root as value
     elif name in __all__:
         value = importlib.import_module(f"course.{name}")
     else:

@@ -143,6 +143,10 @@ def load(root: Path) -> Curriculum:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CourseError(f"{PLAN} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise CourseError(f"{PLAN} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except RecursionError:
+        raise CourseError(f"{PLAN} is nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise CourseError(f"{PLAN} is not TOML: {error}") from None
     _known(raw, {"phase", "module"}, "the file")
@@ -196,8 +200,17 @@ def _fields(kind: str, entry: Mapping[str, Any], place: str) -> dict[str, Any]:
         if not isinstance(value, kind_of_value) or isinstance(value, bool):
             wanted = {"str": "a text", "int": "a whole number", "list": "a list"}[kind_of_value.__name__]
             raise CourseError(f"{PLAN}: {place}: {key!r} must be {wanted}, not {value!r}")
+        if isinstance(value, list) and key not in ("weeks", "lesson") and not all(isinstance(x, str) for x in value):
+            raise CourseError(f"{PLAN}: {place}: {key!r} must be a list of texts, not {value!r}")
+        if key in ("folder", "name") and kind in ("module", "lesson") and not _stays(str(value)):
+            raise CourseError(f"{PLAN}: {place}: {key!r} must be the name of a file below the course, not {value!r}")
         values[key] = tuple(value) if isinstance(value, list) else value
     return values
+
+
+def _stays(name: str) -> bool:
+    """Whether a name from the plan leads to no other place when it becomes part of a path."""
+    return bool(name) and not set("/\\\0") & set(name) and name not in (".", "..")
 
 
 def _week(value: Any, place: str) -> None:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from course import probe
 from course.curriculum import CourseError, find_root
+from course.errors import one_line
 from course.machine import cpu_name, ram
 
 GIB = 2**30
@@ -43,12 +44,20 @@ def main() -> int:
     """Print every finding; returns 1 when the course would not run."""
     findings = []
     for part in (python, packages, torch_and_scale, memory_and_disk, kernels, clone):
-        for finding in part():
+        for finding in _guarded(part):
             print(finding, flush=True)
             findings.append(finding)
     wrong = sum(finding.level == "WRONG" for finding in findings)
     print("\nthe course runs here" if not wrong else f"\nthe course does not run here: {wrong} to mend")
     return 1 if wrong else 0
+
+
+def _guarded(part: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of one part; one that cannot look is a finding too, and the others still speak."""
+    try:
+        yield from part()
+    except Exception as error:  # a broken installation or machine raises anything
+        yield Finding("WRONG", f"{part.__name__.replace('_', ' ')}: {one_line(error)}")
 
 
 def python() -> Iterator[Finding]:

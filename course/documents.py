@@ -49,7 +49,10 @@ def stale(curriculum: Curriculum) -> list[tuple[str, str]]:
 def _read(root: Path, name: str) -> str:
     if not (root / name).is_file():
         raise CourseError(f"{name}: no such document")
-    return (root / name).read_text(encoding="utf-8")
+    try:
+        return (root / name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CourseError(f"{name}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
 def _rewrite(curriculum: Curriculum, document: str, text: str) -> str:

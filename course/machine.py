@@ -128,7 +128,7 @@ def cpu_name() -> str:
     """The processor's name with the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").split("\n"):
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break

@@ -13,6 +13,8 @@ from typing import Any
 
 from course.curriculum import CourseError
 
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON escapes it; a whole pair is good
+
 Notebook = Any  # nbformat.NotebookNode: a dict whose keys are attributes too; nbformat carries no types
 
 
@@ -40,6 +42,8 @@ def read(path: Path, name: str | None = None) -> Notebook:
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
         raise NotebookError(f"{name}: not a notebook: not JSON ({error.msg} at {at})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise NotebookError(f"{name}: not a notebook: {error}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list) or raw.get("nbformat") != 4:
         raise NotebookError(f"{name}: not a notebook: JSON, but no cells of notebook format 4")
     try:
@@ -59,7 +63,11 @@ def read(path: Path, name: str | None = None) -> Notebook:
                 for mime, value in output.get("data", {}).items():
                     output.data[mime] = _joined(value) if mime.split("/")[-1][-4:] != "json" else value
         nbformat.validate(notebook)
-    except (nbformat.ValidationError, AttributeError, TypeError) as error:
+        if _HALF_PAIR.search(text):
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise NotebookError(f"{name}: not a valid notebook: half of a surrogate pair ({error.reason})") from None
+    except (nbformat.ValidationError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         first = str(error).strip().split("\n")[0]
         raise NotebookError(f"{name}: not a valid notebook: {first}") from None
     return notebook
@@ -70,25 +78,35 @@ def write(notebook: Notebook, path: Path) -> bool:
     import nbformat
 
     text = nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode("utf-8"):
         return False
     write_text(path, text)
     return True
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace a file's content in one step, and see it on the disk before the step is taken.
+
+    Raises:
+        OSError: naming `path`; its old content is whole then, and nothing is left beside it.
+    """
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        # mkstemp gives the owner alone access; a file of the course is as readable as its neighbours.
-        os.chmod(temporary, path.stat().st_mode if path.exists() else 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not the whole name: with an addition it could be longer than a file system takes.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp gives the owner alone access; a file of the course is as readable as its neighbours.
+            os.chmod(temporary, path.stat().st_mode if path.exists() else 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:  # a reader knows the file, not the temporary one
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def code_sha256(notebook: Notebook) -> str:
@@ -104,7 +122,8 @@ def tags(cell: Any) -> list[str]:
 
 def first_code_line(cell: Any) -> str:
     """The first line of a cell that is neither empty nor a comment, or its first line."""
-    lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+    # Not `splitlines`, here and below: it also cuts at characters that end no line of Python or of an output.
+    lines = [line.strip() for line in cell.source.split("\n") if line.strip()]
     return next((line for line in lines if not line.startswith("#")), lines[0] if lines else "")
 
 
@@ -118,7 +137,7 @@ def runnable(notebook: Notebook) -> list[tuple[int, Any]]:
 def held_lines(cell: Any) -> int:
     """How many claims the saved output of a cell shows as held."""
     text = "".join(output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream")
-    return sum(line.startswith("holds") for line in text.splitlines())
+    return sum(line.startswith("holds") for line in text.split("\n"))
 
 
 def problems(notebook: Notebook) -> list[str]:
@@ -128,9 +147,10 @@ def problems(notebook: Notebook) -> list[str]:
         place = f"cell {index + 1} ({first_code_line(cell)[:60]})"
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                found.append(f"{place} ends in {output.ename}: {str(output.evalue).splitlines()[:1]}")
+                said = str(output.evalue).split("\n")[0]
+                found.append(f"{place} ends in {output.ename}: {said}")
             elif output.get("name") == "stderr":
-                first = next((line for line in output.text.splitlines() if line.strip()), "")
+                first = next((line for line in output.text.split("\n") if line.strip()), "")
                 found.append(f"{place} writes to stderr: {first[:160]}")
             for text in _texts(output):
                 for path in machine_paths(text):

@@ -13,7 +13,13 @@ SECONDS = 180
 def ask() -> dict[str, Any]:
     """The child's answer; where it has none, an "error" says why in one line."""
     try:
-        child = subprocess.run([sys.executable, "-m", "course.probe"], capture_output=True, text=True, timeout=SECONDS)
+        child = subprocess.run(
+            [sys.executable, "-m", "course.probe"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=SECONDS,
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"torch was not imported within {SECONDS} s"}
     lines = child.stdout.strip().splitlines()
@@ -48,7 +54,7 @@ def look() -> dict[str, Any]:
                 }
             )
     except Exception as error:
-        answer["gpu_error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        answer["gpu_error"] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     try:
         from course.machine import detect
 
@@ -65,7 +71,7 @@ def _driver() -> str | None:
     try:
         asked = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=30, check=True,
+            capture_output=True, text=True, errors="replace", timeout=30, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

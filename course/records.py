@@ -26,9 +26,33 @@ def load(root: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        return {record["scale"]: record for record in json.loads(path.read_text(encoding="utf-8"))}
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise CourseError(f"{FILE} is not a list of records: {error}") from None
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, list):
+            raise ValueError(f"it holds {type(raw).__name__}")
+        return {record["scale"]: record for record in map(_checked, raw)}
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeError are ValueErrors
+        raise CourseError(f"{FILE} is not a list of records ({error}); `git checkout {FILE}` brings it back") from None
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """The record, with the types that its readers rely on.
+
+    Raises:
+        ValueError: naming what is not as it should be.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"a record is {record!r:.40}")
+    for key in ("scale", "hardware"):
+        if not isinstance(record.get(key), str):
+            raise ValueError(f"{key} is {record.get(key)!r:.40}")
+    notebooks = record.get("notebooks")
+    if not isinstance(notebooks, dict):
+        raise ValueError(f"notebooks is {notebooks!r:.40}")
+    for name, entry in notebooks.items():
+        seconds = entry.get("seconds") if isinstance(entry, dict) else None
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < 1e9:
+            raise ValueError(f"the seconds of {name} are {seconds!r:.40}")
+    return record
 
 
 def save(root: Path, record: dict[str, Any]) -> None:

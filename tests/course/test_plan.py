@@ -68,6 +68,18 @@ def test_root_is_found_from_below_and_from_elsewhere(tiny: TinyCourse, tmp_path:
     assert (find_root(tmp_path) / curriculum.PLAN).is_file()  # the clone this package runs from
 
 
+def test_a_lesson_finds_files_of_its_course_from_any_folder(tiny: TinyCourse, monkeypatch: pytest.MonkeyPatch) -> None:
+    import course
+
+    copy = tiny.root / "runs/course/Module-1/notebooks"
+    copy.mkdir(parents=True)
+    for folder in (tiny.root, copy, tiny.lesson("1_A", "1").parent):
+        monkeypatch.chdir(folder)
+        assert course.find_root() == tiny.root.resolve()
+    monkeypatch.chdir(tiny.root.parent)
+    assert course.find_root() == Path(course.__file__).resolve().parent.parent
+
+
 def test_no_root_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     monkeypatch.setattr(curriculum, "__file__", str(tmp_path / "site/course/curriculum.py"))
     monkeypatch.chdir(tmp_path)
