@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course.folders import absolute_folders
+from course.folders import absolute_folders, temporary_folder
 from course.kernel import Kernel, Stopped
 from course.normalise import coalesce
 from course.notebooks import Notebook, first_code_line, runnable
@@ -81,7 +81,7 @@ async def execute(
     keep_going: bool = False,
     on_cell: Callable[[int, int], None] = lambda number, of: None,
 ) -> Outcome:
-    """Execute a notebook in place, in a kernel of its own that is gone afterwards with its child processes.
+    """Execute a notebook in place, in a kernel of its own that leaves no process and no temporary file.
 
     Args:
         notebook: its outputs are replaced.
@@ -91,10 +91,17 @@ async def execute(
         keep_going: go on after a cell that raised; for exercises, where each check is asked.
         on_cell: called before each code cell with its number and their count.
     """
+    with temporary_folder() as temporary:
+        kernel = Kernel(notebook, folder, {**env, **temporary}, timeout)
+        return await _execute(notebook, kernel, keep_going, on_cell)
+
+
+async def _execute(
+    notebook: Notebook, kernel: Kernel, keep_going: bool, on_cell: Callable[[int, int], None]
+) -> Outcome:
     clear(notebook)
     outcome = Outcome()
     start = time.monotonic()
-    kernel = Kernel(notebook, folder, env, timeout)
     sampler = asyncio.create_task(kernel.sample())
     cells = runnable(notebook)
     number, cell = 0, None

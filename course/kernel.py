@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from course.errors import one_line
 from course.notebooks import Notebook
 
 START_SECONDS = 120
@@ -38,18 +39,22 @@ class Kernel:
             try:
                 await self._start()
                 return
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 # Two kernels that start at the same moment can be given the same port: one more try.
                 died = await self._exit_status()
                 await self.stop()
                 if attempt == 2:
-                    raise Stopped(f"the kernel did not start: {died or str(error).splitlines()[0]}") from None
+                    raise Stopped(f"the kernel did not start: {died or one_line(error)}") from None
 
     async def _start(self) -> None:
         from jupyter_client.manager import AsyncKernelManager
         from nbclient import NotebookClient
 
-        manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_this_interpreter())
+        # Not in the user's home, which may be missing or closed to writing.
+        connection = str(Path(self.env["TMPDIR"]) / "kernel.json")
+        manager = AsyncKernelManager(
+            kernel_name="python3", kernel_spec_manager=_this_interpreter(), connection_file=connection
+        )
         client = NotebookClient(self.notebook, km=manager, allow_errors=True)
         # No widget front-end: Lightning's Rich bar makes it wait for a message that never comes
         # (nbclient#312).

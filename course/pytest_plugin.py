@@ -6,7 +6,6 @@ every pytest run in its environment, so it imports nothing that is slow.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from course.folders import absolute_folders
+from course import claims
+from course.folders import absolute_folders, temporary_folder
 
 _CLAIMS = pytest.StashKey[tuple[Path, int]]()
 _FOLDER = pytest.StashKey[str]()
@@ -57,8 +57,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave a course's exercises out of `pytest Module-1`: unsolved ones are red. Naming their folder collects them."""
-    of_a_course = collection_path.name == "exercises" and (collection_path.parent / "solutions").is_dir()
-    return True if of_a_course and not any("exercises" in argument for argument in config.args) else None
+    if collection_path.name != "exercises" or not (collection_path.parent / "solutions").is_dir():
+        return None
+    folder = collection_path.resolve()
+    named = any(_path(argument, config.invocation_params.dir).is_relative_to(folder) for argument in config.args)
+    return None if named else True
+
+
+def _path(argument: str, cwd: Path) -> Path:
+    """The file or folder that an argument of pytest names; of a node id, what stands before its "::"."""
+    path = cwd / argument
+    while not path.exists() and "::" in argument:
+        argument = argument.rpartition("::")[0]
+        path = cwd / argument
+    return path.resolve()
 
 
 @pytest.hookimpl(trylast=True)
@@ -88,14 +100,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     path = Path(item.path)
     root = item.config.rootpath
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    claims = str(item.config.stash[_CLAIMS][0])
     with (
+        temporary_folder() as temporary,
         _environment(
             {
                 **KERNEL_ENVIRONMENT,
+                **temporary,
                 **absolute_folders(os.environ),
                 "COURSE_NOTEBOOK": name,
-                "COURSE_CLAIMS": claims,
+                "COURSE_CLAIMS": str(item.config.stash[_CLAIMS][0]),
             }
         ),
         _quick_client(),
@@ -146,12 +159,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     path, start = config.stash[_CLAIMS]
     if not path.is_file():
         return
-    with path.open("rb") as file:
-        file.seek(start)
-        records = [json.loads(line) for line in file.read().decode("utf-8").splitlines()]
-    records = [record for record in records if record["notebook"]]
-    if records:
+    made = claims.read(path, start)
+    records = [record for record in made.records if record["notebook"]]
+    if records or made.damaged:
         held = sum(record["held"] for record in records)
         notebooks = len({record["notebook"] for record in records})
         broken = f", {len(records) - held} did not" if held < len(records) else ""
-        terminalreporter.write_line(f"{held} claims held in {notebooks} notebook{'s' * (notebooks != 1)}{broken}")
+        lost = f", {made.damaged} record{'s' * (made.damaged != 1)} damaged" if made.damaged else ""
+        terminalreporter.write_line(f"{held} claims held in {notebooks} notebook{'s' * (notebooks != 1)}{broken}{lost}")

@@ -133,3 +133,39 @@ def test_exercises_are_collected_when_they_are_named(tmp_path: Path) -> None:
     assert run(tmp_path, *collect, "Module-1")[1].count("1_a.ipynb::") == 2
     assert run(tmp_path, *collect, "Module-1/exercises")[1].count("1_a.ipynb::") == 1
     assert run(tmp_path, *collect, "Module-1/exercises/1_a.ipynb")[1].count("1_a.ipynb::") == 1
+
+
+@pytest.mark.parametrize("above", ["clone", "exercises/clone", "a/solutions", "my exercises::old/clone"])
+def test_whether_exercises_are_named_is_told_by_their_place(tmp_path: Path, above: str) -> None:
+    root = tmp_path / above
+    module = root / "Module-1"
+    folder = module / "exercises"
+    for path in (folder, module / "solutions", root / "exercises of mine", root / "Module-2/exercises"):
+        path.mkdir(parents=True)
+    (folder / "1_a.ipynb").write_text("{}")
+    (root / "link").symlink_to(folder)
+
+    def ignored(cwd: Path, *arguments: str, path: Path = folder) -> bool | None:
+        config: Any = SimpleNamespace(args=list(arguments), invocation_params=SimpleNamespace(dir=cwd))
+        return pytest_plugin.pytest_ignore_collect(path, config)
+
+    for cwd, argument in ((root, "Module-1"), (root, "."), (module, str(module)), (module, "."), (root, str(root)),
+                          (root, "exercises of mine"), (root, "Module-1/solutions"), (module, "solutions/1_a.ipynb::"),
+                          (tmp_path, above), (root, "Module-2/exercises"), (root, "no/exercises")):  # fmt: skip
+        assert ignored(cwd, argument) is True, argument
+    node = "1_a.ipynb::a::b"
+    for cwd, argument in ((root, "Module-1/exercises"), (root, "Module-1/exercises/1_a.ipynb"), (module, "exercises/"),
+                          (module, f"exercises/{node}"), (folder, str(folder)), (folder, node), (root, "link"),
+                          (root, f"{folder}/{node}"), (tmp_path, f"{above}/Module-1/exercises")):  # fmt: skip
+        assert ignored(cwd, argument) is None, argument
+        assert ignored(cwd, "..", argument) is None
+    assert ignored(root, ".", path=root / "Module-2/exercises") is None  # beside no solutions: not a course's
+
+
+def test_a_notebooks_temporary_files_go_with_it(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "a.ipynb", "import tempfile\nprint(tempfile.mkdtemp())")
+    place = tmp_path / "temporary"
+    place.mkdir()
+    status, out = run(tmp_path, *NBMAKE, "-p", "no:xdist", "a.ipynb", TMPDIR=str(place))
+    assert status == 0, out
+    assert [path.name for path in place.iterdir() if not path.name.startswith("pytest-of-")] == []
