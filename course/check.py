@@ -199,7 +199,8 @@ def _record(record: dict[str, Any]) -> None:
         "hardware": hardware(),
     }
     # One short write in append mode, so that notebooks running side by side do not mix their lines.
-    with open(path, "a", encoding="utf-8") as file:
+    # Half of a surrogate pair, as broken texts hold it, has no UTF-8: a question mark takes its place.
+    with open(path, "a", encoding="utf-8", errors="replace") as file:
         file.write(json.dumps(full, ensure_ascii=False) + "\n")
 
 

@@ -129,6 +129,8 @@ def _summary(record: Record) -> str:
         f"{record.peak_memory_bytes / 2**20:.0f} MiB",
         f"{record.held} claims",
     ]
+    if record.damaged:
+        parts.append(f"{record.damaged} damaged")
     if record.exercises:
         parts.append(f"{record.solved} of {record.exercises} exercises")
     return "  ".join(parts)

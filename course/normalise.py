@@ -7,6 +7,7 @@ so that two runs with the same results give the same file.
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import io
 import re
@@ -16,7 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from course.notebooks import Notebook, cell_id
+from course.folders import PREFIX
+from course.notebooks import Notebook, NotebookError, cell_id
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
@@ -27,6 +29,7 @@ LANGUAGE = {
 }
 KEPT_CELL_METADATA = ("tags", "wrong", "nbmake", "jupyter", "slideshow")
 COLOURS = 64
+LARGEST_PICTURE = 30_000_000  # pixels; a figure of the course has half a million
 
 
 def normalise(notebook: Notebook, root: Path) -> Notebook:
@@ -113,13 +116,33 @@ def _data(mime: str, value: Any, root: Path) -> Any:
     return mask(value, root) if isinstance(value, str) and not mime.startswith("image/jp") else value
 
 
-def small_png(encoded: str) -> str:
-    """A base64 PNG with a palette of 64 colours: a figure of matplotlib's takes a third of the room."""
+def small_png(encoded: Any) -> str:
+    """A base64 PNG with a palette of 64 colours: a figure of matplotlib's takes a third of the room.
+
+    What comes back is an encoding of our own, of a picture that was decoded to its last pixel: an output may hold
+    anything, and this one reaches a report as markup.
+
+    Raises:
+        NotebookError: when `encoded` is no PNG, a broken one, or one too large to look at.
+    """
+    try:
+        return _small_png(base64.b64decode("".join(encoded.split()), validate=True))
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for a broken file
+        said = str(error).split("\n")[0]
+        raise NotebookError(f"an output's image/png is no picture ({type(error).__name__}: {said[:80]})") from None
+
+
+def _small_png(data: bytes) -> str:
     from PIL import Image
 
-    image: Image.Image = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    image: Image.Image = Image.open(io.BytesIO(data), formats=["PNG"])
+    if image.width * image.height > LARGEST_PICTURE:
+        raise ValueError(f"{image.width} x {image.height} pixels")
+    image.load()
     if image.mode == "P" and len(image.getcolors(256) or []) <= COLOURS and "dpi" not in image.info:
-        return encoded.replace("\n", "")
+        return base64.b64encode(data).decode()
+    if image.mode not in ("RGB", "RGBA", "L"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     method = Image.Quantize.FASTOCTREE if "A" in image.getbands() else Image.Quantize.MEDIANCUT
@@ -149,7 +172,9 @@ def _masks(root: Path) -> list[tuple[re.Pattern[str], str]]:
         ):
             if folder not in ("/", "/usr"):
                 folders.append((folder, new))
-        folders += [(tempfile.gettempdir(), "<tmp>"), (str(Path.home()), "~")]
+        folders.append((tempfile.gettempdir(), "<tmp>"))
+        with contextlib.suppress(RuntimeError):  # a user without a home has no home to hide
+            folders.append((str(Path.home()), "~"))
         masks = []
         for folder, new in sorted(set(folders), key=lambda item: -len(item[0])):
             if folder in ("/", "\\"):
@@ -160,6 +185,7 @@ def _masks(root: Path) -> list[tuple[re.Pattern[str], str]]:
             else:
                 masks.append((re.compile(rf"{start}/"), ""))
                 masks.append((re.compile(rf"{start}(?![\w-])"), "."))
+        masks.append((re.compile(rf"<tmp>/{PREFIX}\w{{8}}(?![\w-])"), "<tmp>"))
         masks.append((re.compile(r"<tmp>/(?:tmp\w{8}|ipykernel_\d+)"), "<tmp>/..."))
         masks.append((re.compile(r"\bat 0x[0-9a-fA-F]+"), "at 0x..."))
         # Addresses have 10 to 12 digits; bit patterns that a lesson shows have 4, 8 or 16.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from course import claims
+from course.claims import Claims
 from course.curriculum import CourseError, Curriculum
 from course.display import clock
-from course.notebooks import Notebook, read, write_text
+from course.notebooks import Notebook, NotebookError, read, write_text
 from course.selection import every_notebook
 from course.state import Record, State
 
@@ -23,10 +26,10 @@ def write(curriculum: Curriculum, state: State, output: Path) -> None:
     order = every_notebook(curriculum)
     order += sorted(set(state.notebooks).difference(order))
     paths = [path for path in order if path in state.notebooks and (curriculum.root / path).is_file()]
-    claims = {path: list(_claims(output / path)) for path in paths}
-    lines = [json.dumps(claim, ensure_ascii=False) + "\n" for path in paths for claim in claims[path]]
+    made = {path: claims.read((output / path).with_suffix(".claims.jsonl")) for path in paths}
+    lines = [json.dumps(claim, ensure_ascii=False) + "\n" for path in paths for claim in made[path].records]
     write_text(output / "claims.jsonl", "".join(lines))
-    write_text(output / "index.html", _index(curriculum, state, output, paths, claims))
+    write_text(output / "index.html", _index(curriculum, state, output, made))
 
 
 def page(notebook: Notebook, title: str, depth: int) -> str:
@@ -96,10 +99,10 @@ def _index(
     curriculum: Curriculum,
     state: State,
     output: Path,
-    paths: list[str],
-    claims: dict[str, list[dict[str, Any]]],
+    made: dict[str, Claims],
 ) -> str:
-    all_claims = [claim for path in paths for claim in claims[path]]
+    paths = list(made)
+    all_claims = [claim for path in paths for claim in made[path].records]
     held = sum(claim["held"] for claim in all_claims)
     good = sum(state.notebooks[path].ok for path in paths)
     seconds = sum(state.notebooks[path].seconds for path in paths)
@@ -137,7 +140,7 @@ def _index(
     body.append('<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>')
     body.append("<th>Difference</th><th>Bound</th><th>Held</th><th class=hardware>Hardware</th></tr></thead>")
     for path in paths:
-        body += _claim_rows(path, claims[path])
+        body += _claim_rows(path, made[path])
     body.append("</table></div>")
     return _head() + "\n".join(body) + "\n</main></body></html>\n"
 
@@ -157,27 +160,30 @@ def _row(curriculum: Curriculum, output: Path, path: str, record: Record) -> str
     if record.error:
         details += f"<pre>{escape(chr(10).join(line.strip() for line in record.error))}</pre>"
     status = '<span class="good">ran</span>' if record.ok else '<span class="bad">failed</span>'
-    claims = f"{record.held}" + (f" of {record.claims}" if record.held < record.claims else "")
+    held = f"{record.held}" + (f" of {record.claims}" if record.held < record.claims else "")
+    if record.damaged:
+        held += f"<small>{record.damaged} damaged</small>"
     cells = [
         ("picture", image),
         ("name", title + details),
         ("", f"{status}<small>{escape(record.finished[:16].replace('T', ' '))}</small>"),
         ("number time", f"{record.seconds:.1f} s"),
         ("number peak", memory(record.peak_memory_bytes)),
-        ("number held", claims),
+        ("number held", held),
     ]
     return "<tr>" + "".join(f"<td{_class(kind)}>{text}</td>" for kind, text in cells) + "</tr>"
 
 
-def _claim_rows(path: str, claims: list[dict[str, Any]]) -> Iterator[str]:
-    if not claims:
+def _claim_rows(path: str, made: Claims) -> Iterator[str]:
+    if not made.records and not made.damaged:
         return
-    held = sum(claim["held"] for claim in claims)
-    machines = "; ".join(sorted({str(claim.get("hardware", "")) for claim in claims}))
-    count = f"<small>{held} of {len(claims)} held, on {escape(machines)}</small>"
-    yield f'<tbody><tr class="group"><th colspan="7">{escape(path)} {count}</th></tr>'
-    for claim in claims:
-        unit = f" {claim['unit']}" if claim.get("unit") else ""
+    machines = "; ".join(sorted({claim["hardware"] for claim in made.records}))
+    count = f"{made.held} of {len(made.records)} held, on {machines}" if made.records else ""
+    lost = f"{made.damaged} record{'s' * (made.damaged != 1)} damaged and left out" if made.damaged else ""
+    small = f"<small>{escape('; '.join(text for text in (count, lost) if text))}</small>"
+    yield f'<tbody><tr class="group"><th colspan="7">{escape(path)} {small}</th></tr>'
+    for claim in made.records:
+        unit = f" {claim['unit']}" if claim["unit"] else ""
         values = [number(claim.get(key)) for key in ("predicted", "measured", "difference")]
         if claim["kind"] in ("predicted", "equal") and any(values):
             cells = [
@@ -186,25 +192,18 @@ def _claim_rows(path: str, claims: list[dict[str, Any]]) -> Iterator[str]:
             ]
             middle = "".join(f"<td{_class(kind)}>{text}</td>" for kind, text in cells)
         else:
-            middle = f'<td colspan="3" class="detail">{escape(str(claim.get("detail", "")))}</td>'
+            middle = f'<td colspan="3" class="detail">{escape(claim["detail"])}</td>'
         mark = '<span class="good">held</span>' if claim["held"] else '<span class="bad">FAILED</span>'
         yield (
             f"<tr><td>{escape(claim['name'])} <i>{escape(claim['kind'])}</i></td>{middle}"
-            f"<td>{escape(str(claim.get('bound', '')))}</td><td>{mark}</td>"
-            f'<td class="hardware">{escape(str(claim.get("hardware", "")))}</td></tr>'
+            f"<td>{escape(claim['bound'])}</td><td>{mark}</td>"
+            f'<td class="hardware">{escape(claim["hardware"])}</td></tr>'
         )
     yield "</tbody>"
 
 
-def _claims(copy: Path) -> Iterator[dict[str, Any]]:
-    path = copy.with_suffix(".claims.jsonl")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
-
-
 def _first_picture(copy: Path) -> str | None:
-    """The first PNG among the outputs of an executed copy, small, as base64."""
+    """The first good PNG among the outputs of an executed copy, small, as base64."""
     from course.normalise import small_png
 
     try:
@@ -214,7 +213,8 @@ def _first_picture(copy: Path) -> str | None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                return small_png(output.data["image/png"])
+                with contextlib.suppress(NotebookError):  # a broken one costs itself
+                    return small_png(output.data["image/png"])
     return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -14,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course import exercises, records, report, state
-from course.curriculum import Curriculum
+from course import claims, exercises, records, report, state
+from course.curriculum import CourseError, Curriculum
 from course.display import Display, Running
+from course.errors import one_line
 from course.execute import environment, execute
-from course.notebooks import NotebookError, code_sha256, read, write, write_text
+from course.notebooks import Notebook, NotebookError, code_sha256, read, write, write_text
+from course.output import files
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # 128 and the signal's number, as shells count
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Runner:
                 last.run = time.strftime("%Y-%m-%dT%H:%M:%S") + f".{time.time_ns() // 1000 % 1000000:06}"
             last.selection = options.notebooks
         self.display = Display(len(self.todo) + len(self.kept), len(self.kept), console)
+        self._terminated = False
 
     def _finished_before(self) -> list[str]:
         """Notebooks that ended well in the interrupted run and have the same code still."""
@@ -78,7 +80,7 @@ class Runner:
         return kept
 
     def run(self) -> int:
-        """Run what is to be run; returns the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
+        """Run what is to be run; returns the exit status: 0, 1 after a failure, 130 after Ctrl-C, 143 after SIGTERM."""
         say = self.display.say
         if self.options.only_failed and not self.todo:
             say(
@@ -109,7 +111,7 @@ class Runner:
             page = page.relative_to(Path.cwd())
         if interrupted:
             say(f"interrupted: {display.finished} of {display.total} finished; the same command continues")
-            return INTERRUPTED
+            return TERMINATED if self._terminated else INTERRUPTED
         failed = [path for path in self.todo if not self.state.notebooks[path].ok]
         held = sum(self.state.notebooks[path].held for path in self.todo + self.kept)
         good = display.total - len(failed)
@@ -123,32 +125,39 @@ class Runner:
         assert main is not None
         # asyncio itself turns Ctrl-C into a cancelled task; a plain `kill` must end the kernels too.
         with contextlib.suppress(NotImplementedError, RuntimeError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate, main)
         queue = iter(self.todo)
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self.options.jobs, len(self.todo))):
                 group.create_task(self._worker(queue))
 
+    def _terminate(self, main: asyncio.Task[None]) -> None:
+        self._terminated = True
+        main.cancel()
+
     async def _worker(self, queue: Iterator[str]) -> None:
         for path in queue:
-            record = await self._one(path)
+            try:
+                record = await self._one(path)
+            except (CourseError, ValueError, RecursionError) as error:
+                # What this notebook holds cannot be written: its own line, and the others go on.
+                record = self._record(ok=False, error=[f"FAILED  {path}: {one_line(error)}"])
             self.state.notebooks[path] = record
             state.save(self.state, self.options.output)
             self.display.finish(path, record)
 
     async def _one(self, path: str) -> state.Record:
         root, output = self.curriculum.root, self.options.output
-        copy = output / path
-        claims, part = copy.with_suffix(".claims.jsonl"), copy.with_suffix(".claims.part")
-        for old in (copy, copy.with_suffix(".html"), claims):
-            old.unlink(missing_ok=True)
+        copy, page, kept, part = files(path, output)
         copy.parent.mkdir(parents=True, exist_ok=True)
+        for old in (copy, page, kept, part):
+            old.unlink(missing_ok=True)
         try:
             notebook = read(root / path, path)
         except NotebookError as error:
             return self._record(ok=False, error=[f"FAILED  {error}"])
         part.write_text("", encoding="utf-8")
-        running = Running(path, self.expected.get(path), lambda: _held(part)[0])
+        running = Running(path, self.expected.get(path), lambda: claims.read(part).held)
         self.display.start(running)
         is_exercise = "/exercises/" in path
         try:
@@ -165,40 +174,35 @@ class Runner:
             raise
         finally:
             self.display.drop(path)
-        os.replace(part, claims)
+        os.replace(part, kept)
         write(notebook, copy)
-        page = await asyncio.to_thread(report.page, notebook, Path(path).stem, path.count("/"))
-        write_text(copy.with_suffix(".html"), page)
-        held, made = _held(claims)
+        await asyncio.to_thread(self._page, notebook, path, page)
+        made = claims.read(kept)
         return self._record(
             ok=outcome.ok,
             code_sha256=code_sha256(notebook),
             seconds=round(outcome.seconds, 2),
             peak_memory_bytes=outcome.peak_memory_bytes,
-            held=held,
-            claims=made,
+            held=made.held,
+            claims=len(made.records),
+            damaged=made.damaged,
             error=outcome.failures[0].lines(path) if outcome.failures else [],
             solved=exercises.solved(notebook) if is_exercise else 0,
             exercises=len(exercises.checks(notebook)) if is_exercise else 0,
         )
 
+    def _page(self, notebook: Notebook, path: str, page: Path) -> None:
+        try:
+            text = report.page(notebook, Path(path).stem, path.count("/"))
+        except Exception as error:  # nbconvert raises anything for outputs of a wrong shape: that costs the page
+            self.display.say(f"no page  {path}: {one_line(error)}")
+        else:
+            write_text(page, text)
+
     def _record(self, **values: object) -> state.Record:
         blank = {"code_sha256": "", "seconds": 0.0, "peak_memory_bytes": 0, "held": 0, "claims": 0}
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
         return state.Record(**{**blank, **values, "run": self.state.run, "finished": now})  # type: ignore[arg-type]
-
-
-def _held(path: Path) -> tuple[int, int]:
-    """Claims held and claims made, of a file of claims that may be written to right now."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0, 0
-    held = 0
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
-            held += bool(json.loads(line)["held"])
-    return held, len(lines)
 
 
 def _expected(curriculum: Curriculum, last: state.State) -> dict[str, float]:

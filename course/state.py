@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Record:
         seconds: from the kernel's start to its end.
         peak_memory_bytes: resident memory of the kernel and its children, sampled.
         held, claims: claims that held, and all claims made.
+        damaged: lines among its claims that cannot be read.
         error: the lines that say what failed.
         solved, exercises: for a notebook of exercises.
     """
@@ -41,6 +43,7 @@ class Record:
     error: list[str] = field(default_factory=list)
     solved: int = 0
     exercises: int = 0
+    damaged: int = 0
 
 
 @dataclass
@@ -76,14 +79,58 @@ def load(folder: Path) -> State:
         CourseError: when the file is damaged.
     """
     path = folder / FILE
-    if not path.is_file():
-        return State()
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        raw["notebooks"] = {name: Record(**record) for name, record in raw["notebooks"].items()}
-        return State(**raw)
-    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        raw = json.loads(path.read_bytes())
+        json.dumps(raw, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair could not be saved again
+        values = _values(State, raw, "the file")
+        values["notebooks"] = {
+            name: Record(**_values(Record, record, name)) for name, record in values.get("notebooks", {}).items()
+        }
+        return State(**values)
+    except (FileNotFoundError, NotADirectoryError):
+        return State()
+    except IsADirectoryError:
+        raise CourseError(f"{path} is a folder; delete it and run again") from None
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeError are ValueErrors
         raise CourseError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+_TYPES: dict[str, type] = {"str": str, "bool": bool, "int": int, "float": float, "list[str]": list}
+
+
+def _values(kind: type[State] | type[Record], raw: Any, place: str) -> dict[str, Any]:
+    """The fields of a state or a record, each of its type.
+
+    Raises:
+        ValueError: naming the place and the field.
+    """
+    if not isinstance(raw, dict):
+        raise ValueError(f"{place} holds no fields")
+    known = {item.name: item for item in fields(kind)}
+    for name in raw:
+        if name not in known:
+            raise ValueError(f"{place}: unknown field {name!r}")
+    values: dict[str, Any] = {}
+    for name, item in known.items():
+        if name in raw:
+            values[name] = _typed(raw[name], str(item.type), f"{place}: {name}")
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"{place}: {name} is missing")
+    return values
+
+
+def _typed(value: Any, kind: str, place: str) -> Any:
+    wanted = _TYPES.get(kind, dict)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value) if abs(value) < 2**63 else math.inf
+    good = isinstance(value, wanted) and not (wanted is int and isinstance(value, bool))
+    if good and isinstance(value, (int, float)):
+        good = 0 <= value < 2**63  # NaN is not
+    if good and isinstance(value, list):
+        good = all(isinstance(item, str) for item in value)
+    if not good:
+        raise ValueError(f"{place} is not {kind}: {value!r:.40}")
+    return value
 
 
 def save(state: State, folder: Path) -> None:
