@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from course import errors
 from course.curriculum import CourseError, find_root, load
+
+INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells count
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status: whatever went wrong is one line and 2, or a signal's number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal's encoding lacks must not end a command
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
+        with _ended_by_sigterm():
+            status = int(options.command(options))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    except Exception as error:
+        _forget_output()
+        return PIPE_CLOSED if isinstance(errors.first(error), BrokenPipeError) else errors.report(error)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Leave by an exception on SIGTERM, so that kernels end and temporary folders go."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _forget_output() -> None:
+    """Drop what standard output has not taken: the interpreter would try again at its end, and print a traceback."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,7 +144,7 @@ answer to the same name, with which the tests prove that the check goes red."""
 
 
 def _run(options: argparse.Namespace) -> int:
-    from course import record, runner, selection, state
+    from course import output, record, runner, selection, state
 
     root = find_root()
     curriculum = load(root)
@@ -111,12 +153,13 @@ def _run(options: argparse.Namespace) -> int:
         chosen = selection.start_from(chosen, options.start, root, Path.cwd())
     if options.record and options.jobs > 1:
         raise CourseError("--record measures one notebook at a time: leave --jobs out")
-    output = (options.output or root / state.OUTPUT).resolve()
-    arguments = runner.Options(chosen, output, options.jobs, options.timeout, options.fresh, options.only_failed)
-    running = runner.Runner(curriculum, arguments)
-    status = running.run()
-    if options.record:
-        print(record.write(curriculum, running.state, chosen))
+    folder = (options.output or root / state.OUTPUT).resolve()
+    arguments = runner.Options(chosen, folder, options.jobs, options.timeout, options.fresh, options.only_failed)
+    with output.claimed(curriculum, chosen, folder):
+        running = runner.Runner(curriculum, arguments)
+        status = running.run()
+        if options.record:
+            print(record.write(curriculum, running.state, chosen))
     return status
 
 
