@@ -21,6 +21,7 @@ class Row:
         claims: that held in that run; None where it was not run.
         changed: whether the code is another than the one that ran.
         solved, exercises: of its exercises.
+        unreadable: why its exercises cannot be read, where they cannot.
     """
 
     lesson: str
@@ -29,12 +30,14 @@ class Row:
     changed: bool
     solved: int
     exercises: int
+    unreadable: str = ""
 
     @property
     def cells(self) -> list[str]:
         """The row as text."""
         claims = "" if self.claims is None else str(self.claims)
         solved = f"{self.solved} of {self.exercises}" if self.exercises else ""
+        solved = "; ".join(text for text in (solved, self.unreadable) if text)
         return [self.lesson, self.run + (", changed since" if self.changed else ""), claims, solved]
 
 
@@ -76,16 +79,21 @@ def _row(curriculum: Curriculum, lesson: Lesson, last: state.State) -> Row:
         run, changed = f"{saved[:16].replace('T', ' ')} in JupyterLab", False
         claims = sum(held_lines(cell) for cell in notebook.cells)
     solved = count = 0
+    unreadable = ""
     for solution in lesson.solutions(root):
         path = exercises.exercises_path(solution)
         if (root / path).is_file():
-            reader = read(root / path, path)
+            try:
+                reader = read(root / path, path)
+            except CourseError as error:
+                unreadable = str(error)
+                continue
             count += len(exercises.checks(reader))
             ran = last.notebooks.get(path)
             # A run of other code than the file holds now says nothing about it.
             in_run = ran.solved if ran is not None and ran.code_sha256 == code_sha256(reader) else 0
             solved += max(exercises.solved(reader), in_run)
-    return Row(lesson.path, run, claims, changed, solved, count)
+    return Row(lesson.path, run, claims, changed, solved, count, unreadable)
 
 
 def saved_by_reader(notebook: Notebook) -> bool:

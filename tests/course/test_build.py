@@ -339,3 +339,42 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["x"]
     notebooks.write_text(path, "new")
     assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_cannot_be_read_costs_itself(course: TinyCourse, command: Command) -> None:
+    other = "Module-1/notebooks/3_Other.ipynb"
+    course.lesson("3_Other", "y = 1")
+    for path in (EXERCISES, SOLUTION):
+        (course.root / path).parent.mkdir(exist_ok=True)
+        good = (course.root / SOLUTION).read_bytes()
+        for content in (b"null", b"\xff", b"[" * 100_000, b"<<<<<<< HEAD\n"):
+            (course.root / path).write_bytes(content)
+            status, out, err = command("build", "--check")
+            assert (status, err) == (1, "") and f"STALE  {other}: never built" in out
+        if path == EXERCISES:
+            assert f"STALE  {SOLUTION}: never built" in out and f"STALE  {EXERCISES}: not what" in out
+            build.tidy(course.plan, SOLUTION, io.StringIO())
+            assert notebooks.read(course.root / EXERCISES) == exercises.generate(
+                notebooks.read(course.root / SOLUTION), SOLUTION, course.root
+            )
+        else:  # it is named, and so is its lesson, whose card counts its exercises
+            assert out.count("not a notebook") == 2 and f"STALE  {SOLUTION}: not a notebook" in out
+            status, out, err = command("build")
+            assert status == 1 and f"built  {other}" in out and err.count("not a notebook") == 2
+            assert (course.root / SOLUTION).read_bytes() == content != good
+
+
+def test_metadata_of_a_wrong_type_is_stale(course: TinyCourse) -> None:
+    path = course.root / LESSON
+    for value in ("text", [], 3, None):
+        raw = load(path)
+        raw["metadata"]["course"] = value
+        path.write_text(json.dumps(raw))
+        assert "never built" in {item.reason for item in build.stale(course.plan, LESSON)}
+
+
+def test_a_document_in_another_encoding(course: TinyCourse, command: Command) -> None:
+    (course.root / "README.md").write_bytes(b"\xff")
+    assert "README.md: not UTF-8" in command("build", "--check")[1]
+    status, _, err = command("build", "--documents")
+    assert status == 2 and err.count("\n") == 1 and "README.md: not UTF-8" in err

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from tiny_course import TinyCourse
 
@@ -105,6 +106,28 @@ def test_exercises_solved(course: TinyCourse) -> None:
     raw["cells"][0]["source"] = "changed = True"
     path.write_text(json.dumps(raw))
     assert rows(course)[LESSON].solved == 0  # that run was of other code
+
+
+@pytest.mark.parametrize(
+    "content", [b"<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> main\n", b"\xff\xfe{}", b"[" * 100_000, b"null", b""]
+)
+def test_unreadable_exercises_cost_their_own_row(course: TinyCourse, command: Command, content: bytes) -> None:
+    before = rows(course)
+    (course.root / EXERCISES).write_bytes(content)
+    code, out, err = command("status")
+    lines = out.splitlines()
+    assert code == 0 and err == "" and len(lines) == 5
+    assert lines[1].startswith(LESSON) and f"{EXERCISES}: not a notebook" in lines[1]
+    after = rows(course)
+    assert after["Module-1/notebooks/2_B.ipynb"] == before["Module-1/notebooks/2_B.ipynb"]
+    assert after[LESSON].run == before[LESSON].run and after[LESSON].exercises == 0
+
+
+def test_lines_of_an_output_end_where_the_notebook_ends_them() -> None:
+    """A claim's name may hold what `str.splitlines` cuts at; "holds" behind it is no claim of its own."""
+    for odd in "\f\x0b\x1c\x85\u2028\u2029\r":
+        text = f"holds  a{odd}holds  b: 1\nholds  c\n"
+        assert notebooks.held_lines(nbformat.from_dict({"outputs": [{"output_type": "stream", "text": text}]})) == 2
 
 
 def test_an_unreadable_lesson_is_a_row(course: TinyCourse, command: Command) -> None:
