@@ -167,6 +167,18 @@ def test_no_module_lies_beside_notebooks() -> None:
     assert beside == []  # it would shadow installed modules in the kernel
 
 
+def test_lessons_run_in_any_folder_and_clean_up() -> None:
+    found = []
+    for path in files(".ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        # `find_root() / "docs/..."` finds a file of the course, whatever the working folder.
+        found += [f"{name_of(path)}: {match}" for match in re.findall(r"""["']\.\.[/\\"'].*|\bchdir\(""", code)]
+        if "mkdtemp(" in code and "rmtree(" not in code:
+            found.append(f"{name_of(path)}: mkdtemp leaves its folder behind; TemporaryDirectory removes it")
+    assert found == []
+
+
 def test_every_requirement_is_pinned() -> None:
     project = PROJECT["project"]
     lines = project["dependencies"] + project["optional-dependencies"]["dev"] + PROJECT["build-system"]["requires"]
