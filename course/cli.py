@@ -66,7 +66,11 @@ def _forget_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="course", description="Run, check and build the notebooks of the course.")
+    parser = argparse.ArgumentParser(
+        prog="course",
+        description="Run, check and build the notebooks of the course.",
+        epilog=f"A mistake is one line and the exit code 2; {errors.SWITCH}=1 shows the traceback behind it.",
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, function: Callable[[argparse.Namespace], int], help: str, text: str) -> Any:
@@ -113,8 +117,10 @@ Run notebooks in the order of docs/curriculum.toml, each in a kernel of its own,
 index.html (a row for each notebook, a table of every claim), claims.jsonl, and executed copies with their pages.
 
 A notebook that fails does not stop the others; the exit code is then 1. Ctrl-C keeps what is finished (exit
-code 130), and the same command continues: notebooks whose code has not changed since are not run again.
-After a run that went through, the next one runs everything again."""
+code 130, after SIGTERM 143), and the same command continues: notebooks whose code has not changed since are not
+run again. After a run that went through, the next one runs everything again.
+
+One run at a time writes to a folder. A folder in which the notebooks themselves lie is refused."""
 
 _DOCTOR = """\
 Say what this machine has (Python, torch, GPUs, memory, disk, kernels), which scale a notebook will pick and why,

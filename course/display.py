@@ -40,9 +40,7 @@ class Display:
     """
 
     def __init__(self, total: int, finished: int = 0, console: Console | None = None) -> None:
-        from rich.console import Console
-
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or _console()
         self.total, self.finished, self.held = total, finished, 0
         self._running: dict[str, Running] = {}
         self._start = time.monotonic()
@@ -115,6 +113,16 @@ class Display:
             style="dim",
         )
         return table
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich would leave by SystemExit, which asyncio shows with a traceback
+
+    return Piped(highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

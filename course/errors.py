@@ -49,7 +49,7 @@ def one_line(error: BaseException) -> str:
         return _joined(f"{error}: a link leads to itself; remove it")
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return _joined(f"{error}; set HOME to a folder")
-    said = _joined(str(error))
+    said = _joined(str(error).strip().split("\n")[0])
     return f"unexpected {type(error).__name__}{': ' if said else ''}{said} ({SWITCH}=1 shows where)"
 
 
@@ -60,9 +60,14 @@ def first(error: BaseException) -> BaseException:
     return error
 
 
+def traceback_wanted() -> bool:
+    """Whether `COURSE_TRACEBACK` asks for more than a line."""
+    return os.environ.get(SWITCH, "") not in ("", "0")
+
+
 def report(error: BaseException) -> int:
     """Print the line, or the whole traceback where `COURSE_TRACEBACK=1` asks for it; returns the exit status 2."""
-    if os.environ.get(SWITCH, "") not in ("", "0"):
+    if traceback_wanted():
         traceback.print_exception(error)
     else:
         print(f"course: {one_line(error)}", file=sys.stderr)

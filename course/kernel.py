@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,9 @@ class Kernel:
                 died = await self._exit_status()
                 await self.stop()
                 if attempt == 2:
-                    raise Stopped(f"the kernel did not start: {died or one_line(error)}") from None
+                    home = os.access(os.path.expanduser("~"), os.W_OK)
+                    advice = "`course doctor` says more" if home else "set HOME to a folder that you may write"
+                    raise Stopped(f"the kernel did not start: {died or one_line(error)}; {advice}") from None
 
     async def _start(self) -> None:
         from jupyter_client.manager import AsyncKernelManager
@@ -83,11 +86,14 @@ class Kernel:
     async def run(self, cell: Any, index: int, number: int) -> str:
         """Run one cell; returns "Type: first line" of the exception it raised, or nothing."""
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
+        from nbformat import ValidationError
 
         try:
             await self._client.async_execute_cell(cell, index, execution_count=number)
         except CellTimeoutError:
             raise Stopped(f"past its time limit of {self.timeout:g} s for one cell (--timeout)") from None
+        except ValidationError as error:
+            raise Stopped(f"it shows what no notebook can hold: {str(error).split(chr(10))[0][:160]}") from None
         except DeadKernelError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

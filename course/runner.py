@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course import claims, exercises, records, report, state
-from course.curriculum import CourseError, Curriculum
+from course.curriculum import Curriculum
 from course.display import Display, Running
-from course.errors import one_line
+from course.errors import one_line, traceback_wanted
 from course.execute import environment, execute
 from course.notebooks import Notebook, NotebookError, code_sha256, read, write, write_text
 from course.output import files
@@ -139,7 +139,11 @@ class Runner:
         for path in queue:
             try:
                 record = await self._one(path)
-            except (CourseError, ValueError, RecursionError) as error:
+            except OSError:
+                raise  # a full disk, a pipe that is closed: no notebook's own trouble
+            except Exception as error:
+                if traceback_wanted():
+                    raise
                 # What this notebook holds cannot be written: its own line, and the others go on.
                 record = self._record(ok=False, error=[f"FAILED  {path}: {one_line(error)}"])
             self.state.notebooks[path] = record
@@ -169,12 +173,13 @@ class Runner:
                 keep_going=is_exercise,
                 on_cell=running.on_cell,
             )
-        except asyncio.CancelledError:
+        except BaseException:
             part.unlink(missing_ok=True)
             raise
         finally:
             self.display.drop(path)
-        os.replace(part, kept)
+        with contextlib.suppress(FileNotFoundError):  # a notebook may have removed it
+            os.replace(part, kept)
         write(notebook, copy)
         await asyncio.to_thread(self._page, notebook, path, page)
         made = claims.read(kept)

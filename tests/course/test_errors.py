@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tiny_course import TinyCourse
 
-from course import cli, curriculum, doctor, errors, notebooks, records, state
+from course import cli, curriculum, display, doctor, errors, notebooks, records, state
 
 Command = Callable[..., tuple[int, str, str]]
 A = "Module-1/notebooks/1_A.ipynb"
@@ -240,3 +240,17 @@ def test_output_in_another_encoding(tiny: TinyCourse, encoding: str, monkeypatch
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
     assert cli.main(["status"]) == 0
     assert "0 of 1 lessons run" in written.getvalue().decode(encoding)
+
+
+def test_a_reader_that_goes_away_from_a_run(capfd: pytest.CaptureFixture[str]) -> None:
+    """rich would leave by SystemExit, inside asyncio, with a traceback."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    shown = display.Display(1)
+    shown.console.file = Closed()
+    with pytest.raises(BrokenPipeError):
+        shown.say("a line")
+    assert capfd.readouterr() == ("", "")

@@ -73,13 +73,31 @@ def test_a_notebook_that_cannot_be_written_costs_its_own_line(
         cell = notebook.cells[0]
         output = nbformat.v4.new_output("stream", name="stdout", text="half a pair \ud800")
         cell.outputs = [output] if cell.source == "1" else []
+        if cell.source == "4":
+            raise KeyError("what nobody thought of")
         return execute.Outcome()
 
     monkeypatch.setattr(runner, "execute", run)
     tiny.lesson("1_A", "1")
     tiny.lesson("2_B", "2")
     tiny.lesson("3_C", "3").write_bytes(b"\xff")
+    tiny.lesson("4_D", "4")
     status, out, err = command("run")
     assert (status, err) == (1, "")
     assert f"FAILED  {A}: " in out and f"\nok  {B}" in out and f"FAILED  {C}: not a notebook" in out
-    assert "1 of 3 notebooks ran to the end" in out
+    assert "4_D.ipynb: unexpected KeyError: 'what nobody thought of' (COURSE_TRACEBACK=1 shows where)" in out
+    assert "1 of 4 notebooks ran to the end" in out and not list(tiny.root.rglob("*.part"))
+    monkeypatch.setenv("COURSE_TRACEBACK", "1")
+    status, _, err = command("run", "Module-1/notebooks/4_D.ipynb")
+    assert status == 2 and "Traceback" in err
+
+
+def test_an_output_of_a_wrong_type_costs_its_own_notebook(tiny: TinyCourse, command: Command) -> None:
+    show = "from IPython.display import display\ndisplay({'image/png': 123}, raw=True)"
+    tiny.lesson("1_A", "from course import check\ncheck.holds('a', True)", show)
+    tiny.lesson("2_B", "1")
+    status, out, err = command("run")
+    assert (status, err) == (1, "") and f"FAILED  {A}, cell 2 of 2" in out and "no notebook can hold: 123" in out
+    assert f"ok  {B}" in out and "1 of 2 notebooks ran to the end, 1 claims held" in out
+    status, _, err = command("build", A)
+    assert status == 1 and f"NOT BUILT  {A}, cell 2 of 2" in err
