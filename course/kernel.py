@@ -32,6 +32,7 @@ class Kernel:
     def __init__(self, notebook: Notebook, folder: Path, env: dict[str, str], timeout: float) -> None:
         self.notebook, self.folder, self.env, self.timeout = notebook, folder, env, timeout
         self.peak = 0
+        self._reply: dict[str, Any] = {}
         self._client: Any = None
         self._pid: int | None = None
 
@@ -66,6 +67,7 @@ class Kernel:
         client.log.setLevel(logging.CRITICAL + 1)
         manager.log = client.log
         client.timeout = int(self.timeout) if self.timeout >= 1 else 1
+        client.on_cell_executed = self._answered
         client.reset_execution_trackers()
         self._client = client
         # Without a history file two kernels do not wait for each other's lock.
@@ -88,6 +90,7 @@ class Kernel:
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
         from nbformat import ValidationError
 
+        self._reply = {}
         try:
             await self._client.async_execute_cell(cell, index, execution_count=number)
         except CellTimeoutError:
@@ -103,11 +106,16 @@ class Kernel:
             self.measure()
         if "raises-exception" in cell.metadata.get("tags", []):
             return ""
-        for output in cell.outputs:
-            if output.output_type == "error":
-                message = str(output.evalue).strip().split("\n")[0]
-                return f"{output.ename}: {message}" if message else str(output.ename)
+        # An error whose text cannot be sent leaves no output: the kernel's reply tells of one all the same.
+        for said in [output for output in cell.outputs if output.output_type == "error"] + [self._reply]:
+            if said.get("ename"):
+                message = str(said.get("evalue", "")).strip().split("\n")[0]
+                return f"{said['ename']}: {message}" if message else str(said["ename"])
         return ""
+
+    def _answered(self, *, execute_reply: Any, **_: Any) -> None:
+        content = (execute_reply or {}).get("content", {})
+        self._reply = content if content.get("status") == "error" else {}
 
     async def _exit_status(self) -> str:
         provisioner = getattr(getattr(self._client, "km", None), "provisioner", None)

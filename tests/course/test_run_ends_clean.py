@@ -101,3 +101,10 @@ def test_an_output_of_a_wrong_type_costs_its_own_notebook(tiny: TinyCourse, comm
     assert f"ok  {B}" in out and "1 of 2 notebooks ran to the end, 1 claims held" in out
     status, _, err = command("build", A)
     assert status == 1 and f"NOT BUILT  {A}, cell 2 of 2" in err
+
+
+def test_an_error_whose_text_cannot_be_sent_is_an_error(tiny: TinyCourse, command: Command) -> None:
+    tiny.lesson("1_A", "raise ValueError('half a pair: \\ud800')", "print('not reached')")
+    status, out, err = command("run")
+    assert (status, err) == (1, "") and f"FAILED  {A}, cell 1 of 2" in out and "Error: " in out
+    assert command("build", A)[0] == 1
