@@ -232,11 +232,10 @@ def test_a_kernel_that_does_not_start(tiny: TinyCourse, command: Command, monkey
 
     spec = {"argv": [sys.executable, "-c", "raise SystemExit(7)"], "display_name": "x", "language": "python"}
     monkeypatch.setattr(kernelspec, "get_kernel_dict", lambda: spec)
+    monkeypatch.setenv("HOME", str(tiny.root / "nowhere"))
     tiny.lesson("1_A", "1")
     status, out, _ = command("run")
-    assert status == 1 and "the kernel did not start: the kernel exited by itself with status 7; `course doc" in out
-    monkeypatch.setenv("HOME", str(tiny.root / "nowhere"))
-    assert "with status 7; set HOME to a folder that you may write" in command("run")[1]
+    assert status == 1 and "the kernel did not start: the kernel exited by itself with status 7; set HOME to a" in out
 
 
 def test_exercises_are_all_asked(tiny: TinyCourse, command: Command) -> None:
