@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from llm_data.cache import digest
+from llm_data.file_search import CorpusError, find_files, shown
 from llm_data.python_source import library_fingerprint, read_docstrings, read_functions, read_modules
-from llm_data.text_files import CorpusError, cut_long, find_files, read_documents, split_text
+from llm_data.text_files import cut_long, read_documents, read_lines, split_text
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 NAMES = ("python", "python-functions", "python-docstrings", "shakespeare", "wikitext-2", "wikitext-103")
 
+READING = 2  # goes up when the same file comes to give other documents
 # Pinned: a revision names the content on the hub, a checksum the content of a local copy.
 WIKITEXT = ("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3")
 SHAKESPEARE = (
@@ -41,7 +43,8 @@ class Corpus:
     Attributes:
         name: as `load_corpus` was given it.
         source: where the text comes from, in a few words.
-        fingerprint: changes when the text may have changed; 16 hexadecimal digits.
+        fingerprint: changes with the text, and with nothing else (for `text:` files: no path and no time is in it);
+            16 hexadecimal digits.
         read: yields all documents, in an order that never changes; each call reads again, in constant memory.
         val_percent, test_percent: share of the documents on these two sides.
     """
@@ -55,8 +58,8 @@ class Corpus:
 
     def __post_init__(self) -> None:
         for name, share in (("val_percent", self.val_percent), ("test_percent", self.test_percent)):
-            if not 0 <= share < 100:
-                raise CorpusError(f"{name}={share}: a share of documents lies in [0, 100)")
+            if not isinstance(share, (int, float)) or not 0 <= share < 100:
+                raise CorpusError(f"{name}={share!r}: a share of documents lies in [0, 100)")
         if self.val_percent + self.test_percent >= 100:
             raise CorpusError(
                 f"val_percent={self.val_percent} and test_percent={self.test_percent} leave nothing to train on; "
@@ -124,13 +127,10 @@ def load_corpus(
     if name.startswith("text:"):
         files = find_files(name.removeprefix("text:"))
         source, read = f"{len(files)} file{'s' * (len(files) > 1)}", _file_reader(files, errors)
-        fingerprint = digest(errors, [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-    elif name == "python":
-        source, fingerprint, read = "the standard library's modules", library_fingerprint(), _whole(read_modules)
-    elif name == "python-functions":
-        source, fingerprint, read = "the standard library's functions", library_fingerprint(), read_functions
-    elif name == "python-docstrings":
-        source, fingerprint, read = "the standard library's docstrings", library_fingerprint(), read_docstrings
+        fingerprint = digest(READING, errors, [(file.suffix.lower() == ".jsonl", _sha256(file)) for file in files])
+    elif name in NAMES[:3]:
+        source, read = _library(name)
+        fingerprint = digest(name, library_fingerprint())
     elif name == "shakespeare":
         text = _shakespeare()
         source, fingerprint = "tiny Shakespeare", digest(SHA256["tinyshakespeare/input.txt"])
@@ -162,14 +162,23 @@ def _local_parts(name: str) -> list[Path]:
     found = [part for part in parts if (Path(folder) / part).is_file()]
     for part in found:
         if part in SHA256:
-            with (Path(folder) / part).open("rb") as file:
-                actual = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = _sha256(Path(folder) / part)
             if actual != SHA256[part]:
                 raise CorpusError(
                     f"{Path(folder) / part} is not the pinned text (sha256 {actual[:12]}, expected "
                     f"{SHA256[part][:12]}); replace it, or read it as text:{Path(folder) / part}"
                 )
     return [Path(folder) / part for part in found]
+
+
+def _library(name: str) -> tuple[str, Callable[[], Iterator[str]]]:
+    readers = {
+        "python": ("modules", _whole(read_modules)),
+        "python-functions": ("functions", read_functions),
+        "python-docstrings": ("docstrings", read_docstrings),
+    }
+    what, read = readers[name]
+    return f"the standard library's {what}", read
 
 
 def _shakespeare() -> str:
@@ -188,8 +197,8 @@ def _wikitext(name: str) -> tuple[str, str, Callable[[], Iterator[str]]]:
     parts = _local_parts(name)
     if parts:
         source = f"{name}: local {', '.join(part.name for part in parts)}"
-        fingerprint = digest([(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts])
-        return source, fingerprint, lambda: _articles(line for part in parts for line in _lines(part))
+        fingerprint = digest(READING, [(part.name, _sha256(part)) for part in parts])
+        return source, fingerprint, lambda: _articles(line for part in parts for line in read_lines(part))
     repository, revision = WIKITEXT
     rows = _from_hub(name, repository, f"{name}-v1", revision=revision, split="train+validation+test")
     return (
@@ -213,9 +222,15 @@ def _articles(lines: Iterator[str]) -> Iterator[str]:
         yield from cut_long("\n".join(article))
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        yield from file
+def _sha256(path: Path) -> str:
+    """Of a file's bytes: neither its path nor its time says what is in it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CorpusError(
+            f"{shown(path)}: cannot be read ({error.strerror}); make it readable, or leave it out"
+        ) from None
 
 
 def _file_reader(files: list[Path], errors: str) -> Callable[[], Iterator[str]]:
