@@ -13,8 +13,16 @@ from filelock import FileLock
 
 
 def cache_folder() -> Path:
-    """`COURSE_CACHE`, or `~/.cache/llm-course`. It may be deleted at any time: everything in it is made again."""
-    return Path(os.environ.get("COURSE_CACHE") or "~/.cache/llm-course").expanduser()
+    """`COURSE_CACHE`, or `~/.cache/llm-course`. It may be deleted at any time: everything in it is made again.
+
+    Raises:
+        OSError: when the folder begins with `~` and this user has no home.
+    """
+    given = os.environ.get("COURSE_CACHE") or "~/.cache/llm-course"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise OSError(f"{given}: this user has no home folder; set COURSE_CACHE to a folder for the cache") from None
 
 
 def digest(*parts: Any) -> str:

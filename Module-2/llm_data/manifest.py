@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+
+from llm_data.whole_files import checksum, read_facts, write_facts, write_in_place
+
+__all__ = [
+    "MANIFEST",
+    "Built",
+    "Manifest",
+    "Shard",
+    "ShardError",
+    "checksum",
+    "is_whole",
+    "shard_paths",
+    "write_in_place",
+]
 
 MANIFEST = "manifest.json"
 
@@ -39,7 +47,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the files of a folder are. `complete` is False until the last shard is written."""
+    """What the files of a folder are. `complete` is False until the last shard is written.
+
+    Each document is the ids `begin_of_text` (of the course's own tokenizers: none), its text's, and `end_of_text`.
+    """
 
     corpus: str
     split: str
@@ -50,6 +61,7 @@ class Manifest:
     dtype: str
     complete: bool
     shards: list[Shard] = field(default_factory=list)
+    begin_of_text: list[int] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -63,19 +75,22 @@ class Manifest:
     def text_bytes(self) -> int:
         return sum(shard.text_bytes for shard in self.shards)
 
+    @property
+    def text_tokens(self) -> int:
+        """Tokens that are predicted from text: all but those that begin each document, which nothing predicts."""
+        return self.tokens - self.documents * len(self.begin_of_text)
+
     def write(self, folder: Path) -> None:
         """Put the manifest in place in one step, so that a reader sees the old or the new one."""
-        text = json.dumps(asdict(self), indent=1)
-        write_in_place(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+        write_facts(folder / MANIFEST, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """The manifest of a folder; None where there is none, or none that this version can read."""
-        try:
-            values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            return cls(**{**values, "shards": [Shard(**shard) for shard in values["shards"]]})
-        except (OSError, ValueError, KeyError, TypeError):
+        """The manifest of a folder; None where there is none, or one that was damaged or that another version wrote."""
+        facts = read_facts(folder / MANIFEST)
+        if facts is None or set(facts) != {each.name for each in fields(cls)}:
             return None
+        return cls(**{**facts, "shards": [Shard(**shard) for shard in facts["shards"]]})
 
 
 @dataclass(frozen=True)
@@ -105,25 +120,3 @@ def is_whole(folder: Path | str, shard: Shard) -> bool:
 def shard_paths(folder: Path, name: str) -> tuple[Path, Path]:
     """The two files of a shard: token ids, and lengths of documents."""
     return folder / f"{name}.tokens.npy", folder / f"{name}.lengths.npy"
-
-
-def checksum(paths: tuple[Path, ...]) -> str:
-    """sha256 of files, one after the other."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
-
-
-def write_in_place(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there, so that no half of it is ever under its name."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import sys
 import tokenize
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from lightning_basics.data import source_files
 
 from llm_data.cache import cache_folder, digest, locked
+from llm_data.whole_files import checksum, is_sealed, seal, write_in_place
 
 MAX_FUNCTION = 1200
 MIN_DOCSTRING = 80  # below are labels, hardly sentences
@@ -88,22 +88,27 @@ def read_docstrings() -> Iterator[str]:
 def _kept(name: str, parts_of: Callable[[str], Iterator[str]]) -> Iterator[str]:
     folder = cache_folder() / name
     path = folder / f"{library_fingerprint()}.jsonl"
-    if not path.is_file():
+    seal_path = path.with_suffix(".seal")
+    if not is_sealed(seal_path):
         with locked(folder):
-            unfinished = path.with_suffix(".tmp")
-            with unfinished.open("w", encoding="utf-8") as file:
-                for text in _distinct(parts_of):
-                    file.write(json.dumps(text) + "\n")
-            os.replace(unfinished, path)
+            if not is_sealed(seal_path):  # another process may have made it meanwhile
+                write_in_place(path, lambda unfinished: _write_lines(unfinished, _distinct(parts_of)))
+                seal(seal_path, [path])
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
+def _write_lines(path: Path, texts: Iterator[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for text in texts:
+            file.write(json.dumps(text) + "\n")
+
+
 def library_fingerprint() -> str:
-    """Changes with the Python version, with any of its files' sizes, and with the code that reads them."""
-    files = [(path.name, path.stat().st_size) for path in source_files()]
-    return digest(sys.version, files, Path(__file__).read_text(encoding="utf-8"))
+    """Changes with the Python version, with any of its files, and with the code that reads them."""
+    files = source_files()
+    return digest(sys.version, [path.name for path in files], checksum((*files, Path(__file__))))
 
 
 def _distinct(parts_of: Callable[[str], Iterator[str]]) -> Iterator[str]:

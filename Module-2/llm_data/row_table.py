@@ -6,19 +6,21 @@ with a checksum.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llm_data.cache import digest, locked
-from llm_data.manifest import MANIFEST, Manifest, ShardError, checksum, write_in_place
+from llm_data.errors import one_line, reason
+from llm_data.manifest import MANIFEST, Manifest, ShardError
 from llm_data.packing import PADDED, Packing, Rows, plan_rows
 from llm_data.token_shards import TokenShards, ranges
+from llm_data.whole_files import checksum, read_facts, sync, write_facts
 
 CHUNK_TOKENS = 1 << 20
 PLAN_DOCUMENTS = 1 << 17
@@ -50,6 +52,7 @@ def build_table(
 
     Raises:
         ValueError: as `plan_rows`.
+        OSError: when the files cannot be written.
     """
     folder = table_folder(parent, tokens.manifest, context, packing, seed, pad_id)
     if is_whole_table(folder):
@@ -58,7 +61,13 @@ def build_table(
     with locked(folder):
         if not is_whole_table(folder):
             (folder / MANIFEST).unlink(missing_ok=True)
-            rows = _write(folder, tokens, context, packing, seed, pad_id)
+            try:
+                rows = _write(folder, tokens, context, packing, seed, pad_id)
+            except OSError as error:
+                raise OSError(
+                    f"the rows in {folder} cannot be written ({reason(error)}); make room there, or choose another "
+                    "folder"
+                ) from None
             facts = {
                 "kind": KIND,
                 "shards": shards,
@@ -68,8 +77,7 @@ def build_table(
                 "pad_id": pad_id,
             }
             facts |= {"rows": rows, "sha256": checksum(_paths(folder, packing))}
-            text = json.dumps(facts, indent=1)
-            write_in_place(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
+            write_facts(folder / MANIFEST, facts)
     for other in Path(parent).iterdir():
         if other != folder and _facts(other).get("shards", shards) != shards:  # `_facts` knows tables only
             shutil.rmtree(other)
@@ -115,8 +123,8 @@ class RowTable:
         try:
             # Plain arrays over the mapped bytes: `take` on `np.memmap` costs 2.6 times as much for 16 rows of 256.
             arrays = [np.asarray(np.load(path, mmap_mode="r")) for path in _paths(self.folder, self.packing)]
-        except (OSError, ValueError) as error:
-            raise ShardError(f"the rows in {self.folder} are damaged ({error}); {REBUILD}") from None
+        except Exception as error:  # whatever NumPy makes of a damaged header
+            raise ShardError(f"the rows in {self.folder} are damaged ({one_line(error)}); {REBUILD}") from None
         self.filled, self.ids = arrays[0], arrays[1]
         self.positions = None if self.packing in PADDED else arrays[2]
         self.first = np.cumsum(self.filled, dtype=np.int64) - self.filled
@@ -163,6 +171,8 @@ def _write(folder: Path, tokens: TokenShards, context: int, packing: Packing, se
         for file, kind in zip((ids_file, *positions_file), (dtype, narrow), strict=False):
             file.seek(0)
             _header(file, kind, shape)
+    for path in paths:
+        sync(path)
     return number
 
 
@@ -214,9 +224,6 @@ def _paths(folder: Path, packing: Packing) -> tuple[Path, ...]:
     return tuple(folder / f"{name}.npy" for name in names)
 
 
-def _facts(folder: Path) -> dict:
-    try:
-        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) and facts.get("kind") == KIND else {}
+def _facts(folder: Path) -> dict[str, Any]:
+    facts = read_facts(folder / MANIFEST) or {}
+    return facts if facts.get("kind") == KIND else {}

@@ -1,7 +1,8 @@
 """A corpus tokenised once, into files that every later run maps into memory.
 
 A split's documents, in the corpus's order, fill shards of about `SHARD_CHARACTERS` each. A shard is two NumPy files:
-the token ids of its documents, each document closed by the end-of-text id, and the documents' lengths. The manifest
+the token ids of its documents, each begun as the tokenizer begins a text (Llama's: `<s>`) and closed by the
+end-of-text id, and the documents' lengths. The manifest
 holds, for each shard, the hash of the text that went in and the checksum of the files that came out. So a run that was
 interrupted goes on at the first missing shard, a corpus that grew costs only what is new, and a damaged file is found
 before a token of it is read.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,9 +26,10 @@ from course.machine import cores
 from course.progress import Line
 from llm_data.cache import locked
 from llm_data.corpora import Corpus, Split
-from llm_data.fast_tokenizer import encode_documents, tokenizer_hash
-from llm_data.manifest import Built, Manifest, Shard, ShardError, checksum, is_whole, shard_paths, write_in_place
+from llm_data.fast_tokenizer import begin_ids, encode_documents, tokenizer_hash, vocab_size
+from llm_data.manifest import Built, Manifest, Shard, ShardError, is_whole, shard_paths
 from llm_data.parallelism import tokenizers_in_one_thread
+from llm_data.whole_files import checksum, write_in_place
 
 SHARD_CHARACTERS = 4_000_000
 # The library's encodings cost some 65 bytes a token until they are copied out: small portions keep that small.
@@ -63,6 +64,7 @@ def build_shards(
         CorpusError: when the split holds no document, or its text cannot be read.
         ShardError: when the folder holds another corpus, or another side of it.
         ValueError: for a tokenizer without an end-of-text token, and numbers below 1.
+        OSError: when a file cannot be written; what was written before is kept.
     """
     workers = cores() if num_workers is None else num_workers
     if workers < 1 or shard_characters < 1:
@@ -70,16 +72,17 @@ def build_shards(
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token; documents need one at their end: set tokenizer.eos_token")
     folder = Path(folder)
-    vocab_size = len(tokenizer)
+    size = vocab_size(tokenizer)
     empty = Manifest(
         corpus=corpus.name,
         split=split,
         fingerprint=digest_of(corpus, shard_characters),
         tokenizer_sha256=tokenizer_hash(tokenizer),
         end_of_text=tokenizer.eos_token_id,
-        vocab_size=vocab_size,
-        dtype="uint16" if vocab_size <= 2**16 else "uint32",
+        vocab_size=size,
+        dtype="uint16" if size <= 2**16 else "uint32",
         complete=False,
+        begin_of_text=begin_ids(tokenizer),
     )
     found = _complete(folder, empty)
     if found is not None:  # without a lock: a finished folder may be read-only
@@ -127,16 +130,21 @@ def _build(
     written: list[str] = []
     # Shards of the earlier run that this one has not come to yet stay listed: interrupted again, nothing is lost.
     later = dict(known)
+    documents_done = 0
     line = Line(f"tokenising {corpus.name}, {split}: documents") if progress else None
 
     def take(future: Future[Shard]) -> None:
+        nonlocal documents_done
         shard = future.result()
         shards.append(shard)
+        documents_done += shard.documents
         later.pop(shard.name, None)
         if line:
-            line.update(sum(shard.documents for shard in shards))
-        listed = [*shards, *(shard for name, shard in later.items() if name not in damaged)]
-        replace(manifest, shards=listed).write(folder)
+            line.update(documents_done)
+        # A manifest names all shards: written after each of many, it would cost the square of their number.
+        if len(shards) % (1 + len(shards) // 50) == 0:
+            listed = [*shards, *(shard for name, shard in later.items() if name not in damaged)]
+            replace(manifest, shards=listed).write(folder)
 
     # Encoding sets flags on a tokenizer, so each thread takes one of its own for the time of a shard.
     tokenizers = SimpleQueue[PreTrainedTokenizerFast]()
@@ -194,8 +202,9 @@ def _write_shard(
     lengths: list[int] = []
     for portion in _portions(documents, PORTION_CHARACTERS):
         for ids in encode_documents(tokenizer, portion):
-            tokens.append(np.array([*ids, of.end_of_text], dtype=of.dtype))
-            lengths.append(len(ids) + 1)
+            whole = [*of.begin_of_text, *ids, of.end_of_text]
+            tokens.append(np.array(whole, dtype=of.dtype))
+            lengths.append(len(whole))
     paths = shard_paths(folder, name)
     arrays: tuple[np.ndarray, np.ndarray] = (np.concatenate(tokens), np.array(lengths, dtype=np.uint32))
     for path, array in zip(paths, arrays, strict=True):
@@ -235,8 +244,6 @@ def _text_hash(documents: list[str]) -> str:
 def _save(path: Path, array: np.ndarray) -> None:
     with path.open("wb") as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())  # the name must not come to stand for bytes that a power cut takes away
 
 
 def _remove_strays(folder: Path, names: set[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llm_data.errors import one_line
 from llm_data.manifest import Manifest, ShardError, is_whole, shard_paths
 
 REBUILD = "prepare_data() or build_shards rebuilds it"
@@ -42,9 +43,11 @@ class TokenShards:
             tokens_path, lengths_path = shard_paths(self.folder, shard.name)
             try:
                 tokens, sizes = np.load(tokens_path, mmap_mode="r"), np.load(lengths_path)
-            except (OSError, ValueError, EOFError) as error:
-                raise ShardError(f"shard {shard.name} in {self.folder} is damaged ({error}); {REBUILD}") from None
-            if len(tokens) != shard.tokens or len(sizes) != shard.documents:
+            except Exception as error:  # whatever NumPy makes of a damaged header
+                raise ShardError(
+                    f"shard {shard.name} in {self.folder} is damaged ({one_line(error)}); {REBUILD}"
+                ) from None
+            if tokens.shape != (shard.tokens,) or sizes.shape != (shard.documents,) or sizes.sum() != shard.tokens:
                 raise ShardError(f"shard {shard.name} in {self.folder} has another size; {REBUILD}")
             # A plain array over the same mapped bytes: slices of `np.memmap` itself cost nine times as much.
             self._tokens.append(np.asarray(tokens))
