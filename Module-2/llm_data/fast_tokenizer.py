@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llm_data.bpe import BYTE_TO_CHAR, ByteLevelBPE
 from llm_data.pretokenize import refuse_surrogates
@@ -65,7 +67,10 @@ def character_tokenizer(texts: Iterable[str], special_tokens: bool = True) -> Pr
     """
     if isinstance(texts, str):
         raise TypeError("texts must be several documents; for one text pass [text]")
-    characters = sorted(set().union(*map(set, texts)))
+    found: set[str] = set()
+    for text in texts:
+        found.update(text)
+    characters = sorted(found)
     if not characters:
         raise ValueError("no character in the texts; there is nothing to make a vocabulary of")
     # `unk_token` must name something; being in no vocabulary, it makes the library raise.
@@ -99,22 +104,62 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -
     """
     if isinstance(texts, str):
         raise TypeError("texts must be several documents; for one text pass [text]")
-    backend = tokenizer.backend_tokenizer
+    with _plain(tokenizer.backend_tokenizer) as backend:
+        try:
+            return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except Exception as error:
+            _explain(backend, texts, error)
+            raise
+
+
+@contextmanager
+def _plain(backend: Tokenizer) -> Iterator[Tokenizer]:
+    """Within, nothing is cut or filled up, and no special token is found in a text, whatever was asked for before."""
     state = backend.encode_special_tokens, backend.truncation, backend.padding
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
     try:
-        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-    except Exception as error:
-        _explain(backend, texts, error)
-        raise
+        yield backend
     finally:
         backend.encode_special_tokens = state[0]
         if state[1] is not None:
             backend.enable_truncation(**state[1])
         if state[2] is not None:
             backend.enable_padding(**state[2])
+
+
+def begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that `tokenizer(text)` puts before a text's own: Llama's `<s>`, Gemma's `<bos>`; none for the course's.
+
+    A model that always saw them predicts badly without them, so rows to train on and prompts begin with them.
+
+    Raises:
+        ValueError: for a tokenizer that can spell no text.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        with _plain(tokenizer.backend_tokenizer) as backend:
+            return _begin(tokenizer, lambda text, special: backend.encode(text, add_special_tokens=special).ids)
+    return _begin(tokenizer, lambda text, special: tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def _begin(tokenizer: PreTrainedTokenizerBase, encode: Callable[[str, bool], list[int]]) -> list[int]:
+    # Any text will do that the vocabulary can spell; one of characters has perhaps no "a".
+    for text in chain(["a"], tokenizer.get_vocab()):
+        try:
+            own, whole = encode(text, False), encode(text, True)
+        except Exception:  # the library's own, for a text that it cannot spell
+            continue
+        for start in range(len(whole) if own else 0):
+            if whole[start : start + len(own)] == own:
+                return whole[:start]
+    raise ValueError("the tokenizer can spell no text, not even its own tokens; it is damaged")
+
+
+def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id that the tokenizer can give, added tokens included: the rows that an embedding
+    needs. Ids may have gaps, so it can be more than `len(tokenizer)`."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def _explain(backend: Tokenizer, texts: Sequence[str], error: Exception) -> None:

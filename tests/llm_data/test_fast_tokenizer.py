@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def test_characters() -> None:
         character_tokenizer([""])
     bare = character_tokenizer(["ab"], special_tokens=False)
     assert (len(bare), bare.eos_token, bare.pad_token) == (2, None, None)
+
+
+def test_memory_of_characters_does_not_grow_with_the_documents() -> None:
+    tracemalloc.start()
+    tokenizer = character_tokenizer(f"document {number}" for number in range(5000))  # 3 MB, were a set of each kept
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(tokenizer) == len(set("document 0123456789")) + 2 and peak < 2**20
 
 
 @settings(max_examples=200, deadline=None)
