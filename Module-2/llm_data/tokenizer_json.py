@@ -8,11 +8,14 @@ otherwise than its file says, and is refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llm_data.bpe import ByteLevelBPE
+from llm_data.errors import one_line
+from llm_data.tokenizer_parts import SEPARATE_CHINESE, plain, read_whole, refuse_affixes, refuse_parts
+from llm_data.whole_files import write_in_place
 from llm_data.wordpiece import PREFIX, WordPiece
 
 END_OF_TEXT = "<|endoftext|>"
@@ -37,10 +40,8 @@ def to_json(tokenizer: ByteLevelBPE | WordPiece) -> str:
 
 def save(tokenizer: ByteLevelBPE | WordPiece, path: Path | str) -> None:
     """Write a tokeniser in the format of `tokenizer.json`. A crash while writing costs no file that was there."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(to_json(tokenizer), encoding="utf-8")
-    partial.replace(path)
+    text = to_json(tokenizer)
+    write_in_place(Path(path), lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
 
 def load(path: Path | str) -> ByteLevelBPE | WordPiece:
@@ -50,26 +51,32 @@ def load(path: Path | str) -> ByteLevelBPE | WordPiece:
         FileNotFoundError: when there is no such file.
         ValueError: when it is no such file, or asks for something that these tokenisers do not do, named.
     """
-    return from_json(Path(path).read_text(encoding="utf-8"), str(path))
+    return from_json(_text_of(Path(path)), str(path))
 
 
 def from_json(text: str, name: str = "tokenizer.json") -> ByteLevelBPE | WordPiece:
     """Read a tokeniser from the text of a `tokenizer.json`; `name` stands in the errors. Errors as for `load`."""
+    shape = (json.JSONDecodeError, RecursionError, LookupError, TypeError, AttributeError)  # other errors of a file's
+    with suppress(*shape):
+        refuse_affixes(name, json.loads(text)["model"])
     try:
-        whole = json.loads(text)
-        kind = whole["model"]["type"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{name} is no tokenizer.json: no JSON object with a model and its type") from None
-    if kind not in ("BPE", "WordPiece"):
-        raise ValueError(f"{name}: model {kind!r} is not supported; BPE and WordPiece are")
-    for part in ("truncation", "padding"):
-        _only(name, part, whole.get(part), [None])
-    special = {}
-    for added in whole.get("added_tokens", []):
-        for flag, needed in (("special", True), ("single_word", False), ("lstrip", False), ("rstrip", False)):
-            _only(name, f"{flag} of the added token {added['content']!r}", added.get(flag, False), [needed])
-        special[added["content"]] = added["id"]
-    return (_read_bpe if kind == "BPE" else _read_wordpiece)(name, whole, special)
+        whole = read_whole(text)
+    except ValueError as error:
+        with suppress(*shape):
+            refuse_parts(name, json.loads(text))
+        raise ValueError(
+            f"{name} is no tokenizer.json: no JSON object with a model and the parts that the tokenizers library knows "
+            f"({error})"
+        ) from None
+    refuse_parts(name, whole)
+    model, special = whole["model"], {added["content"]: added["id"] for added in whole["added_tokens"]}
+    try:
+        if model["type"] == "BPE":
+            return ByteLevelBPE(model["vocab"], [_pair(merge) for merge in model["merges"]], special)
+        chinese = plain(whole["normalizer"]) is not None
+        return WordPiece(model["vocab"], model["unk_token"], model["max_input_chars_per_word"], chinese, special)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def load_gpt2(folder: Path | str) -> ByteLevelBPE:
@@ -77,14 +84,35 @@ def load_gpt2(folder: Path | str) -> ByteLevelBPE:
 
     Raises:
         FileNotFoundError: when one of the two is missing.
-        ValueError: when the two do not belong together.
+        ValueError: when one of them is damaged, or the two do not belong together.
     """
-    folder = Path(folder)
-    vocab = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")
-    merges = [_pair(line) for line in lines if line and not line.startswith("#version")]
+    vocab_path, merges_path = Path(folder) / "encoder.json", Path(folder) / "vocab.bpe"
+    try:
+        vocab = json.loads(_text_of(vocab_path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{vocab_path}: no JSON object of tokens and ids ({one_line(error)})") from None
+    if not isinstance(vocab, dict) or not all(type(number) is int for number in vocab.values()):
+        raise ValueError(f"{vocab_path}: no JSON object of tokens and ids, which are whole numbers")
+    merges = []
+    for number, line in enumerate(_text_of(merges_path).split("\n"), start=1):
+        if line and not line.startswith("#version"):
+            if len(line.split(" ")) != 2:
+                raise ValueError(
+                    f"{merges_path}, line {number}: {line[:40]!r} is no pair of tokens with a space between"
+                )
+            merges.append(_pair(line))
     special = {END_OF_TEXT: vocab[END_OF_TEXT]} if END_OF_TEXT in vocab else {}
-    return ByteLevelBPE(vocab, merges, special)
+    try:
+        return ByteLevelBPE(vocab, merges, special)
+    except ValueError as error:
+        raise ValueError(f"{vocab_path} and {merges_path.name} do not belong together: {error}") from None
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); take a whole copy") from None
 
 
 def _bpe_parts(tokenizer: ByteLevelBPE) -> dict[str, Any]:
@@ -109,7 +137,7 @@ def _bpe_parts(tokenizer: ByteLevelBPE) -> dict[str, Any]:
 
 def _wordpiece_parts(tokenizer: WordPiece) -> dict[str, Any]:
     return {
-        "normalizer": _SEPARATE_CHINESE if tokenizer.separate_chinese else None,
+        "normalizer": SEPARATE_CHINESE if tokenizer.separate_chinese else None,
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": PREFIX, "cleanup": False},
         "model": {
@@ -122,67 +150,7 @@ def _wordpiece_parts(tokenizer: WordPiece) -> dict[str, Any]:
     }
 
 
-_SEPARATE_CHINESE = {
-    "type": "BertNormalizer",
-    "clean_text": False,
-    "handle_chinese_chars": True,
-    "strip_accents": False,
-    "lowercase": False,
-}
-
-
-def _read_bpe(name: str, whole: Mapping[str, Any], special: dict[str, int]) -> ByteLevelBPE:
-    model = whole["model"]
-    _only(name, "normalizer", whole.get("normalizer"), [None])
-    _only(name, "pre_tokenizer", _type(whole.get("pre_tokenizer")), ["ByteLevel"])
-    _only(name, "pre_tokenizer.add_prefix_space", whole["pre_tokenizer"].get("add_prefix_space", True), [False])
-    _only(name, "pre_tokenizer.use_regex", whole["pre_tokenizer"].get("use_regex", True), [True])
-    if not _adds_nothing(whole.get("post_processor")):
-        _only(name, "post_processor", _type(whole.get("post_processor")), [None, "ByteLevel"])
-    _only(name, "decoder", _type(whole.get("decoder")), ["ByteLevel"])
-    _only(name, "dropout", model.get("dropout"), [None, 0.0])
-    for option in ("continuing_subword_prefix", "end_of_word_suffix"):
-        _only(name, option, model.get(option), [None, ""])
-    for option in ("byte_fallback", "ignore_merges"):
-        _only(name, option, model.get(option, False), [False])
-    merges = [_pair(merge) for merge in model["merges"]]
-    return ByteLevelBPE(model["vocab"], merges, special)
-
-
-def _read_wordpiece(name: str, whole: Mapping[str, Any], special: dict[str, int]) -> WordPiece:
-    model = whole["model"]
-    _only(name, "normalizer", whole.get("normalizer"), [None, _SEPARATE_CHINESE])
-    _only(name, "pre_tokenizer", _type(whole.get("pre_tokenizer")), ["BertPreTokenizer"])
-    if not _adds_nothing(whole.get("post_processor")):
-        _only(name, "post_processor", _type(whole.get("post_processor")), [None])
-    _only(name, "decoder", whole.get("decoder"), [{"type": "WordPiece", "prefix": PREFIX, "cleanup": False}])
-    _only(name, "continuing_subword_prefix", model["continuing_subword_prefix"], [PREFIX])
-    return WordPiece(
-        model["vocab"],
-        model["unk_token"],
-        model["max_input_chars_per_word"],
-        whole.get("normalizer") is not None,
-        special,
-    )
-
-
-def _adds_nothing(part: Mapping[str, Any] | None) -> bool:
-    """Whether a post-processor leaves ids alone: "ByteLevel" moves offsets, and transformers writes a bare "$A"."""
-    kind = _type(part)
-    return kind in (None, "ByteLevel") or (kind == "TemplateProcessing" and not (part or {})["special_tokens"])
-
-
-def _type(part: Mapping[str, Any] | None) -> str | None:
-    return None if part is None else part["type"]
-
-
 def _pair(merge: str | list[str]) -> tuple[str, str]:
     """A merge as the library writes it now (a list) or wrote it once, and OpenAI does (two words in a line)."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second
-
-
-def _only(name: str, what: str, value: Any, supported: list[Any]) -> None:
-    if value not in supported:
-        shown = " or ".join(json.dumps(option) for option in supported)
-        raise ValueError(f"{name}: {what} = {json.dumps(value)} is not supported; only {shown} is")
