@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm_data.batches import Batch, make_batch
 from llm_data.cache import digest
+from llm_data.errors import one_line
 from llm_data.parallelism import tokenizers_in_one_thread
 from llm_data.row_table import RowTable
 
@@ -142,7 +143,11 @@ class StatefulLoader:
                 "this state belongs to other rows: corpus, tokenizer, context, packing and seed must be those of the "
                 "run that saved it (and with packing='bucketed' batch_size too)"
             )
-        self.epoch, self.rows_done, self.steps_done = int(state["epoch"]), int(state["rows"]), int(state["steps"])
+        for name, most in (("epoch", 2**63), ("rows", len(self.table)), ("steps", 2**63)):
+            value = state[name]
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+                raise ValueError(f"this is no loader's state: {name}={value!r}; pass what state_dict() gave")
+        self.epoch, self.rows_done, self.steps_done = state["epoch"], state["rows"], state["steps"]
         if not self._steps_left():  # more ranks than before, and drop_last: what is left fills no step
             self._next_epoch()
         self._restored = True
@@ -195,7 +200,19 @@ class StatefulLoader:
         )
         with tokenizers_in_one_thread():  # the workers start here
             batches = iter(loader)
-        yield from batches
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker (pid"):
+                    raise  # by a worker that lives
+                raise RuntimeError(
+                    f"a worker process of num_workers={self.num_workers} died ({one_line(error)}); memory is the usual "
+                    "reason: lower num_workers (0 needs no process of its own) or batch_size"
+                ) from None
+            yield batch
 
 
 class RowDataset(Dataset[Batch]):

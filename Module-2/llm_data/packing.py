@@ -6,6 +6,7 @@ each document lies in one piece, each piece in one row.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,6 +16,7 @@ from llm_data.token_shards import ranges
 
 Packing = Literal["static", "dynamic", "bucketed", "concat", "greedy", "best_fit"]
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
+MAX_CONTEXT = 2**31 - 1
 PADDED: tuple[Packing, ...] = ("static", "dynamic", "bucketed")
 
 
@@ -66,7 +68,7 @@ def plan_rows(lengths: np.ndarray, context: int, packing: Packing, seed: int = 0
         seed: the documents are laid out in an order drawn with it.
 
     Raises:
-        ValueError: for an unknown packing, a context below 2, or no documents.
+        ValueError: for an unknown packing, a context below 2 or above `MAX_CONTEXT`, or no documents.
 
     Source: best-fit packing as in Ding et al. 2024 (arXiv:2404.10830), section 3.
     """
@@ -74,6 +76,8 @@ def plan_rows(lengths: np.ndarray, context: int, packing: Packing, seed: int = 0
         raise ValueError(f"packing={packing!r}: choose one of {', '.join(PACKINGS)}")
     if context < 2:
         raise ValueError(f"context={context}: a row needs at least 2 tokens, one to read and one to predict")
+    if context > MAX_CONTEXT:
+        raise ValueError(f"context={context}: a row has at most {MAX_CONTEXT:,} tokens; lower context")
     if len(lengths) == 0 or lengths.min() < 1:
         raise ValueError("plan_rows needs at least one document, and none of length 0")
     order = np.random.default_rng(seed).permutation(len(lengths))
@@ -115,27 +119,30 @@ def next_fit(lengths: np.ndarray, context: int) -> np.ndarray:
 def best_fit(lengths: np.ndarray, context: int) -> np.ndarray:
     """The row of each piece when, from the longest on, each goes where it leaves the least room.
 
-    `open_rows[room]` holds the rows with that much room left, and bit `room` of `rooms` says whether there are any: the
-    tightest room of at least n is the lowest bit from n on.
+    `open_rows[room]` holds the rows with that much room left, and `rooms` the rooms there are, in order: no more than
+    there are rows, however large `context` is.
     """
     row = np.empty(len(lengths), dtype=np.int64)
-    open_rows: list[list[int]] = [[] for _ in range(context + 1)]
-    rooms = count = 0
+    open_rows: dict[int, list[int]] = {}
+    rooms: list[int] = []
+    count = 0
     for piece in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[piece])
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
+        place = bisect_left(rooms, length)
+        if place < len(rooms):
+            room = rooms[place]
             chosen = open_rows[room].pop()
             if not open_rows[room]:
-                rooms ^= 1 << room
+                del rooms[place], open_rows[room]
         else:
             room, chosen, count = context, count, count + 1
         row[piece] = chosen
         left = room - length
-        if left:
+        if left in open_rows:
             open_rows[left].append(chosen)
-            rooms |= 1 << left
+        elif left:
+            open_rows[left] = [chosen]
+            insort(rooms, left)
     return row
 
 

@@ -1,3 +1,5 @@
+import os
+import signal
 from itertools import pairwise
 
 import numpy as np
@@ -226,3 +228,31 @@ def test_what_is_no_state_is_refused(tokens):
 def test_refused(tokens, options, message):
     with pytest.raises(ValueError, match=message):
         make(tokens, **options)
+
+
+class Dying(torch.utils.data.Dataset):
+    """Data whose worker is killed, as the system does when memory runs out, or fails by itself."""
+
+    def __init__(self, table):
+        self.failing = table is FAILING
+
+    def __getitem__(self, _):
+        if self.failing:
+            raise RuntimeError("a fault of its own")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAILING = object()
+
+
+def test_a_worker_that_was_killed_is_one_line(tokens, monkeypatch):
+    monkeypatch.setattr("llm_data.loader.RowDataset", Dying)
+    with pytest.raises(RuntimeError, match=r"^a worker process of num_workers=1 died .*lower num_workers") as caught:
+        list(make(tokens, num_workers=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_living_worker_raises_is_left_as_it_is(tokens, monkeypatch):
+    monkeypatch.setattr("llm_data.loader.RowDataset", lambda _: Dying(FAILING))
+    with pytest.raises(RuntimeError, match="a fault of its own"):
+        list(make(tokens, num_workers=1))

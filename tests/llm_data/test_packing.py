@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,3 +96,33 @@ def test_refused(lengths, context, packing, message):
     with pytest.raises(Exception, match=message) as caught:
         plan_rows.__wrapped__(np.array(lengths), context, packing)  # beneath the run-time check of types
     assert isinstance(caught.value, ValueError)
+
+
+@given(LENGTHS, st.integers(40, 60))
+def test_best_fit_takes_the_tightest_row(lengths, context):
+    rooms = []
+    for piece in np.argsort(-lengths, kind="stable"):
+        fitting = [row for row, room in enumerate(rooms) if room >= lengths[piece]]
+        # Which of several rows with the same room it is changes no row's size.
+        least = min((rooms[row] for row in fitting), default=None)
+        if least is None:
+            rooms.append(context)
+        row = len(rooms) - 1 if least is None else rooms.index(least)
+        rooms[row] -= lengths[piece]
+    row = best_fit(lengths, context)
+    assert sorted(np.bincount(row, weights=lengths)) == sorted(context - np.array(rooms))
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_memory_does_not_grow_with_the_context(packing):
+    lengths = np.random.default_rng(0).integers(1, 100, 1000)
+    tracemalloc.start()
+    for context in (1000, 10**9):
+        rows = plan_rows(lengths, context, packing)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20 and rows.lengths.sum() == lengths.sum()
+    with pytest.raises(
+        ValueError, match=r"context=1000000000000000000000000000000: a row has at most .* lower context"
+    ):
+        plan_rows(lengths, 10**30, packing)
