@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from llm_data.cache import cache_folder, digest, locked
+from llm_data.cache import cache_folder, digest
 from llm_data.corpora import SPLITS, Corpus, Split, load_corpus
-from llm_data.fast_tokenizer import character_tokenizer, tokenizer_hash, train_fast_tokenizer
+from llm_data.fast_tokenizer import tokenizer_hash, vocab_size
 from llm_data.loader import StatefulLoader
+from llm_data.named_tokenizer import checked_tokenizer, is_trained_here, loaded_tokenizer, trained_tokenizer
 from llm_data.packing import PACKINGS, Packing
 from llm_data.row_table import RowTable, build_table, table_folder
 from llm_data.shards import build_shards
+from llm_data.split_record import refuse_leaks, split_record
 from llm_data.token_shards import TokenShards
 
 
@@ -94,13 +97,21 @@ class LLMDataModule(pl.LightningDataModule):
         self._tokenizer: PreTrainedTokenizerFast | None = None
         self._train_loader: StatefulLoader | None = None
         self._position: dict[str, Any] | None = None
+        self._split: dict[str, Any] | None = None
+        self._trained_split: Any = None  # of the run whose state was loaded
         if not isinstance(tokenizer, str):
-            _check_tokenizer(tokenizer)
+            checked_tokenizer(tokenizer)
 
     # -- Lightning's hooks --------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Make whatever is missing on disk: the tokenizer, and the shards of each side. Assigns nothing."""
+        """Make whatever is missing on disk, or damaged: the tokenizer, and the shards of each side. Assigns nothing.
+
+        Raises:
+            CorpusError: when the corpus cannot be read, or a side of it is empty.
+            ValueError: for a tokenizer that cannot be loaded, and for a context longer than all text to train on.
+            OSError: when the cache cannot be written.
+        """
         corpus = self._corpus()
         tokenizer = self._make_tokenizer(corpus)
         for split in self._sides():
@@ -109,6 +120,11 @@ class LLMDataModule(pl.LightningDataModule):
             if self._progress:
                 print(built)
             tokens = TokenShards(folder, verify=False)  # build_shards has just verified them
+            if split == "train" and self.context > tokens.manifest.tokens:
+                raise ValueError(
+                    f"context={self.context} and {self.corpus_name} has {tokens.manifest.tokens:,} tokens to train on; "
+                    "lower context, or take more text"
+                )
             build_table(tokens, folder / "rows", self.context, self.packing, self.seed, tokenizer.pad_token_id)
 
     def setup(self, stage: str | None = None) -> None:
@@ -116,11 +132,14 @@ class LLMDataModule(pl.LightningDataModule):
 
         Raises:
             ShardError: when `prepare_data` was not called before, or a shard is damaged.
+            ValueError: when a state was loaded before whose run trained on documents of a side that is set up.
         """
         wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), None: SPLITS}
         if stage not in wanted:
             raise ValueError(f"stage {stage!r}: choose fit, validate, test, or None for all")
-        self._tokenizer = self._make_tokenizer(self._corpus())
+        corpus = self._corpus()
+        self._tokenizer = self._make_tokenizer(corpus)
+        self._split = split_record(corpus)
         for split in self._sides():
             if split in wanted[stage]:
                 # prepare_data has verified the checksums in one process; the others must not read it all again.
@@ -130,6 +149,7 @@ class LLMDataModule(pl.LightningDataModule):
                 self._tables[split] = RowTable(
                     table_folder(folder / "rows", tokens.manifest, self.context, self.packing, self.seed, pad_id)
                 )
+        refuse_leaks(self._trained_split, self._split, list(self._tables))
 
     def train_dataloader(self) -> StatefulLoader:
         """Training batches, in a new order each epoch, from where a restored state left off.
@@ -155,11 +175,21 @@ class LLMDataModule(pl.LightningDataModule):
         return self._loader("test", shuffle=False) if "test" in self._sides() else []
 
     def state_dict(self) -> dict[str, Any]:
-        """The training loader's position, the same on every rank."""
-        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        """The same on every rank: "train", the training loader's position, where there is such a loader, and "split",
+        which documents the training side was (see `llm_data.split_record`), after `setup`."""
+        state = {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        return state if self._split is None else {**state, "split": self._split}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the position for the training loader: the one that is there, or the next one to be made."""
+        """Take the position for the training loader: the one that is there, or the next one to be made.
+
+        Raises:
+            ValueError: when the run that saved the state trained on documents of a side that is set up here, or its
+                rows were other rows.
+        """
+        self._trained_split = state_dict.get("split")
+        if self._split is not None:
+            refuse_leaks(self._trained_split, self._split, list(self._tables))
         position = state_dict.get("train")
         if self._train_loader is not None and position is not None:
             self._train_loader.load_state_dict(position)
@@ -184,7 +214,7 @@ class LLMDataModule(pl.LightningDataModule):
     @property
     def vocab_size(self) -> int:
         """Number of ids: one more than the largest that a batch can hold."""
-        return len(self.tokenizer)
+        return vocab_size(self.tokenizer)
 
     def tokens(self, split: Split) -> TokenShards:
         """The token ids of one side; there after `setup`."""
@@ -199,9 +229,10 @@ class LLMDataModule(pl.LightningDataModule):
         return self._tables[split]
 
     def bytes_per_token(self, split: Split) -> float:
-        """Bytes of UTF-8 text for each token, end-of-text ids counted: what turns a loss into bits per byte."""
+        """Bytes of UTF-8 text for each token that is predicted, end-of-text ids counted and begin-of-text ids not: what
+        turns a loss into bits per byte."""
         manifest = self.tokens(split).manifest
-        return manifest.text_bytes / manifest.tokens
+        return manifest.text_bytes / manifest.text_tokens
 
     # -- parts --------------------------------------------------------------------------------------------------
 
@@ -214,43 +245,26 @@ class LLMDataModule(pl.LightningDataModule):
         return [split for split in SPLITS if self._shares.get(f"{split}_percent", 1)]
 
     def _root(self) -> Path:
-        return cache_folder() if self._cache is None else Path(self._cache)
+        return cache_folder() if self._cache is None else Path(self._cache).expanduser()
 
     def _folder(self, tokenizer: PreTrainedTokenizerFast, split: Split) -> Path:
-        shares = digest(self.corpus_name, self._errors, sorted(self._shares.items()))[:8]
-        slug = "".join(letter if letter.isalnum() else "-" for letter in self.corpus_name)[-40:]
+        name = self.corpus_name
+        # Two projects may both have a `text:input.txt`; so the folder's name says where it lies.
+        place = os.path.realpath(Path(name[5:]).expanduser()) if name.startswith("text:") else ""
+        shares = digest(name, place, self._errors, sorted(self._shares.items()))[:8]
+        slug = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)[-40:]
         return self._root() / "shards" / f"{slug}-{shares}-{tokenizer_hash(tokenizer)[:8]}" / split
 
     def _make_tokenizer(self, corpus: Corpus) -> PreTrainedTokenizerFast:
         wanted = self._wanted_tokenizer
         if not isinstance(wanted, str):
             return wanted
-        kind, _, size = wanted.partition("-")
-        if not (wanted == "char" or (kind == "bpe" and size.isdigit())):
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(wanted)
-            except (OSError, ValueError) as error:
-                reason = str(error).split("\n")[0][:120]
-                raise ValueError(
-                    f"tokenizer {wanted!r} is neither bpe-N (N tokens, trained here) nor char, and no folder or hub id "
-                    f"that can be loaded: {reason}"
-                ) from error
-            if not isinstance(tokenizer, PreTrainedTokenizerFast):
-                raise ValueError(f"tokenizer {wanted!r} has no fast version, which tokenising a corpus needs")
-            return _check_tokenizer(tokenizer)
-        name = digest(corpus.name, corpus.fingerprint, sorted(self._shares.items()))
-        folder = self._root() / "tokenizers" / f"{wanted}-{name}"
-        if not (folder / "complete").exists():
-            with locked(folder):
-                if not (folder / "complete").exists():  # another process may have made it meanwhile
-                    if kind == "char":  # all documents: a character seen in validation only would have no token
-                        made = character_tokenizer(corpus.documents())
-                    else:
-                        made = train_fast_tokenizer(corpus.documents("train"), int(size))
-                    made.save_pretrained(folder)
-                    (folder / "complete").touch()
-        loaded: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
-        return loaded
+        if not is_trained_here(wanted):
+            return loaded_tokenizer(wanted)
+        # Not the path of `text:` files: a moved project, or a second one of the same text, has the same tokenizer.
+        kind = "text:" if corpus.name.startswith("text:") else corpus.name
+        name = digest(kind, corpus.fingerprint, sorted(self._shares.items()))
+        return trained_tokenizer(wanted, corpus, self._root() / "tokenizers" / f"{wanted[:40]}-{name}")
 
     def _loader(self, split: Split, shuffle: bool) -> StatefulLoader:
         # Under tensor parallelism several processes share one rank of the data; Lightning knows which.
@@ -268,16 +282,3 @@ class LLMDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             drop_last=self.drop_last and split == "train",
         )
-
-
-def _check_tokenizer(tokenizer: Any) -> PreTrainedTokenizerFast:
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(f"tokenizer must be a name or a PreTrainedTokenizerFast, not {type(tokenizer).__name__}")
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token; set tokenizer.eos_token to the one that ends a text")
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError(
-            f"pad_token is {tokenizer.pad_token!r} and eos_token {tokenizer.eos_token!r}; they must be "
-            'two tokens, or the model never learns to stop; tokenizer.add_special_tokens({"pad_token": "<|pad|>"})'
-        )
-    return tokenizer

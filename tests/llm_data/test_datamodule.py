@@ -85,7 +85,7 @@ def ready(text, **options):
 
 def test_the_position_travels_without_a_trainer_too(text):
     first = ready(text)
-    assert first.state_dict() == {}
+    assert set(first.state_dict()) == {"split"}
     batches = iter(first.train_dataloader())
     shown = [next(batches)["input_ids"].tolist() for _ in range(3)]
     rest = [batch["input_ids"].tolist() for batch in batches]
@@ -384,6 +384,18 @@ def test_a_checkpoint_of_other_data_is_refused(text, tmp_path):
     first.fit(Recorder(), data_of(text))
     with pytest.raises(ValueError, match="belongs to other rows"):
         trainer(tmp_path, max_steps=4, max_epochs=-1).fit(Recorder(), data_of(text, context=16), ckpt_path=path)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_checkpoint_keeps_other_runs_from_judging_what_it_was_trained_on(text, tmp_path, stage):
+    path = tmp_path / "2.ckpt"
+    trainer(tmp_path, max_steps=3, max_epochs=-1, callbacks=[SaveAt(2, path)]).fit(Recorder(), data_of(text))
+    later = trainer(tmp_path, max_steps=4, max_epochs=-1)
+    getattr(later, stage)(Recorder(), datamodule=data_of(text), ckpt_path=path)
+    with pytest.raises(
+        ValueError, match=r"val side holds documents that the checkpoint was trained on: .*val_percent=10"
+    ):
+        getattr(later, stage)(Recorder(), datamodule=data_of(text, val_percent=30), ckpt_path=path)
 
 
 def test_killed_at_random_steps(text, tmp_path, reference):
