@@ -21,6 +21,7 @@ from llm_data.pretokenize import refuse_surrogates
 from llm_data.tokenizer_json import END_OF_TEXT, to_json
 
 PAD = "<|pad|>"
+MAX_VOCAB = 1 << 22  # the library sets memory aside for each token asked for, and ends the process when there is none
 
 
 def train_fast_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int = 0) -> PreTrainedTokenizerFast:
@@ -32,13 +33,15 @@ def train_fast_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: i
         min_frequency: a pair must occur this often to be joined.
 
     Raises:
-        ValueError: for a size below the bytes and special tokens.
+        ValueError: for a size below the bytes and special tokens or above `MAX_VOCAB`, or a lone surrogate.
     """
     if isinstance(texts, str):
         raise TypeError("texts must be several documents; for one text pass [text]")
     special = [END_OF_TEXT, PAD]
     if vocab_size < len(special) + len(BYTE_TO_CHAR):
         raise ValueError(f"vocab_size={vocab_size} is below 258, the 256 bytes and two special tokens; raise it")
+    if vocab_size > MAX_VOCAB:
+        raise ValueError(f"vocab_size={vocab_size} is above {MAX_VOCAB:,}; lower it")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -49,7 +52,7 @@ def train_fast_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: i
         initial_alphabet=sorted(BYTE_TO_CHAR.values()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(_checked(texts), trainer)
     return _wrap(tokenizer)
 
 
@@ -63,12 +66,12 @@ def character_tokenizer(texts: Iterable[str], special_tokens: bool = True) -> Pr
         special_tokens: whether `<|endoftext|>` and `<|pad|>` follow behind the characters.
 
     Raises:
-        ValueError: when there is no character at all.
+        ValueError: when there is no character at all, or a lone surrogate.
     """
     if isinstance(texts, str):
         raise TypeError("texts must be several documents; for one text pass [text]")
     found: set[str] = set()
-    for text in texts:
+    for text in _checked(texts):
         found.update(text)
     characters = sorted(found)
     if not characters:
@@ -80,6 +83,12 @@ def character_tokenizer(texts: Iterable[str], special_tokens: bool = True) -> Pr
     if special_tokens:
         tokenizer.add_special_tokens([END_OF_TEXT, PAD])
     return _wrap(tokenizer)
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        refuse_surrogates(text)
+        yield text
 
 
 def to_fast(tokenizer: ByteLevelBPE) -> PreTrainedTokenizerFast:

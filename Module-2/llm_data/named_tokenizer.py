@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llm_data.cache import locked
 from llm_data.corpora import Corpus
 from llm_data.errors import is_failure, one_line
-from llm_data.fast_tokenizer import character_tokenizer, train_fast_tokenizer
+from llm_data.fast_tokenizer import MAX_VOCAB, character_tokenizer, train_fast_tokenizer
 from llm_data.whole_files import is_sealed, seal, write_in_place
 
 SEAL = "complete"
@@ -84,8 +84,8 @@ def checked_tokenizer(tokenizer: Any) -> PreTrainedTokenizerFast:
 
 def _size(name: str) -> int:
     digits = name.partition("-")[2]
-    if len(digits) > 9:
-        raise ValueError(f"tokenizer {name[:40]!r}: a vocabulary has at most 999,999,999 tokens; write bpe-N")
+    if len(digits) > 9:  # thousands of digits would not even become a number
+        raise ValueError(f"tokenizer {name[:40]!r}: a vocabulary has at most {MAX_VOCAB:,} tokens; lower it")
     return int(digits)
 
 

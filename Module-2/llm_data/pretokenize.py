@@ -73,8 +73,11 @@ def refuse_surrogates(text: str) -> None:
     """Raise for a text that UTF-8 cannot hold.
 
     Raises:
+        TypeError: when it is no text at all.
         ValueError: for half of a surrogate pair standing alone, with its place.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a document is of type {type(text).__name__}, not a str")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

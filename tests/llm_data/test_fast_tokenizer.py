@@ -119,6 +119,10 @@ def test_the_65_symbols_of_tiny_shakespeare() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="vocab_size=257 is below 258"):
         train_fast_tokenizer(["a"], 257)
+    with pytest.raises(ValueError, match="vocab_size=1000000000000 is above 4,194,304; lower it"):
+        train_fast_tokenizer(["a"], 10**12)
+    with pytest.raises(ValueError, match=r"lone surrogate U\+D800"):
+        character_tokenizer(["a\ud800"])
     with pytest.raises(TypeError, match=r"pass \[text\]"):
         train_fast_tokenizer("a text", 300)
     with pytest.raises(TypeError, match=r"pass \[text\]"):
