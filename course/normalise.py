@@ -37,7 +37,7 @@ def normalise(notebook: Notebook, root: Path) -> Notebook:
     import nbformat
 
     cells: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     count = 0
     for cell in notebook.cells:
         metadata = {key: cell.metadata[key] for key in KEPT_CELL_METADATA if cell.metadata.get(key)}

@@ -49,12 +49,12 @@ def read(path: Path, name: str | None = None) -> Notebook:
     try:
         notebook = nbformat.from_dict(raw)
         notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 0))
-        ids: set[str] = set()
+        ids: dict[str, int] = {}
         for cell in notebook.cells:
             # Older notebooks have no ids, and a cell copied in an editor may keep its twin's.
-            if cell.get("id") in (None, *ids):
+            if cell.get("id") is None or cell.id in ids:
                 cell.id = cell_id(cell, ids)
-            ids.add(cell.id)
+            ids.setdefault(cell.id, 0)
             # On disk a text may be a list of lines.
             cell.source = _joined(cell.source)
             for output in cell.get("outputs", []):
@@ -158,15 +158,19 @@ def problems(notebook: Notebook) -> list[str]:
     return found
 
 
-def cell_id(cell: Any, seen: set[str]) -> str:
-    """An id made from the cell's kind and source, told apart from those in `seen`, to which it is added."""
-    text, copy = f"{cell.cell_type}\n{_joined(cell.source)}", 0
+def cell_id(cell: Any, seen: dict[str, int]) -> str:
+    """An id made from the cell's kind and source, told apart from those in `seen`, to which it is added.
+
+    `seen` also holds how many cells of a text there were, so that many equal cells are not compared with each other.
+    """
+    text = f"{cell.cell_type}\n{_joined(cell.source)}"
+    copy = seen.get(text, 0)
     while True:
         name = hashlib.sha256(f"{text}\n{copy}".encode()).hexdigest()[:8]
-        if name not in seen:
-            seen.add(name)
-            return name
         copy += 1
+        if name not in seen:
+            seen[name], seen[text] = 0, copy
+            return name
 
 
 _MACHINE = re.compile(
