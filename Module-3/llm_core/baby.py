@@ -22,6 +22,8 @@ from llm_core.babygpt import BabyGPT
 from llm_core.folder import save_folder
 from llm_core.model import GPT, GPTConfig
 
+CODE = ("baby", "config", "attention_masks", "model", "babygpt")  # another model is trained when one of these changes
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -105,7 +107,7 @@ def train_baby(recipe: Recipe = Recipe(), accelerator: str = "cpu") -> Baby:
     )
     data.prepare_data()
     data.setup()
-    code = [Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in ("baby", "model", "babygpt")]
+    code = [Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in CODE]
     folder = cache_folder() / "models" / digest(recipe, load_corpus(recipe.corpus).fingerprint, code, accelerator)
     with locked(folder):
         if not (folder / "history.json").is_file():

@@ -6,89 +6,21 @@ queries, K heads of keys and values, D width of a head, C the residual stream.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
-from llm_data.batches import document_mask
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_core.attention_masks import Mask, packed_mask, padding_mask
+from llm_core.config import GPTConfig
 from llm_core.losses import causal_loss
 
 Ids = Int[Tensor, "batch time"]
 Positions = Int[Tensor, "#batch time"]
 Hidden = Float[Tensor, "batch time hidden"]
 Heads = Float[Tensor, "batch heads time head_dim"]
-Mask = Bool[Tensor, "#batch 1 time keys"]
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """Sizes of the model, under the names of `transformers.LlamaConfig`.
-
-    Args:
-        vocab_size: ids, as many as the tokenizer has.
-        hidden_size: C.
-        intermediate_size: width inside the MLP; 0 takes 8/3 of C, rounded up to a multiple of 32, so that its three
-            matrices are about as large as two of 4 C.
-        num_hidden_layers: blocks.
-        num_attention_heads: H.
-        num_key_value_heads: K, each shared by H / K query heads; 0 takes H.
-        max_position_embeddings: the longest row.
-        rms_norm_eps: inside the root of RMSNorm.
-        rope_theta: base of the rotary frequencies.
-        attention_dropout: share of the attention weights that training drops.
-        initializer_range: standard deviation of the initial weights.
-        tie_word_embeddings: whether the head's matrix is the embedding's.
-
-    Raises:
-        ValueError: for sizes that cannot be, with what to change.
-    """
-
-    vocab_size: int
-    hidden_size: int = 128
-    intermediate_size: int = 0
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 0
-    max_position_embeddings: int = 256
-    rms_norm_eps: float = 1e-6
-    rope_theta: float | int = 10_000.0
-    attention_dropout: float = 0.0
-    initializer_range: float = 0.02
-    tie_word_embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.intermediate_size:
-            object.__setattr__(self, "intermediate_size", 32 * math.ceil(self.hidden_size / 12))
-        if not self.num_key_value_heads:
-            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                     "num_key_value_heads", "max_position_embeddings"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        heads = self.num_attention_heads
-        if self.hidden_size % heads or self.head_dim % 2:
-            wrong = f"hidden_size={self.hidden_size} does not give {heads} heads of an even width"
-            raise ValueError(f"{wrong}; make it a multiple of {2 * heads}")
-        if heads % self.num_key_value_heads:
-            raise ValueError(f"num_key_value_heads={self.num_key_value_heads} must divide num_attention_heads={heads}")
-        if not 0 <= self.attention_dropout < 1:
-            raise ValueError(f"attention_dropout={self.attention_dropout} must be in [0, 1)")
-
-    @property
-    def head_dim(self) -> int:
-        """D."""
-        return self.hidden_size // self.num_attention_heads
-
-    def refuse_longer(self, time: int) -> None:
-        """Raise a ValueError for a row of more positions than the model has."""
-        if time > self.max_position_embeddings:
-            wrong = f"{time} positions, and the model has {self.max_position_embeddings}"
-            raise ValueError(f"{wrong}; shorten the text, or train with a larger max_position_embeddings")
 
 
 class RMSNorm(nn.Module):
@@ -242,6 +174,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=config.initializer_range)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self.stop_ids: tuple[int, ...] = ()  # tokens that end a text, where a folder names some beside the tokenizer's
 
     def features(
         self,
@@ -254,8 +187,8 @@ class GPT(nn.Module):
         before = 0 if cache is None else len(cache)
         time = input_ids.shape[1]
         self.config.refuse_longer(before + time)
-        mask = document_mask(position_ids) if position_ids is not None and cache is None else None
-        if attention_mask is None and before and time > 1:  # is_causal knows square masks only
+        mask = None if position_ids is None else packed_mask(position_ids, before)
+        if attention_mask is None and mask is None and before and time > 1:  # is_causal knows square masks only
             attention_mask = input_ids.new_ones(1, before + time)
         if attention_mask is not None:
             mask = padding_mask(attention_mask, time) & (True if mask is None else mask)
@@ -277,9 +210,10 @@ class GPT(nn.Module):
 
         Args:
             labels: the same ids, -100 where there is no target; the shift is made here.
-            position_ids: of packed rows: they start again at 0 with each document, and attention stays inside.
+            position_ids: of packed rows: they start again at 0 with each document, and attention stays inside, also
+                where a cache cuts a row.
             attention_mask: of padded rows, 1 for tokens; covers the cache's positions too.
-            cache: of the positions before; extended in place. Packed rows have none.
+            cache: of the positions before; extended in place.
         """
         logits = self.lm_head(self.features(input_ids, position_ids, attention_mask, cache))
         return Output(None if labels is None else self.loss(logits, labels), logits)
@@ -288,11 +222,3 @@ class GPT(nn.Module):
         """The mean over the targets, in nats; 0 where there is none."""
         total, targets = causal_loss(logits, labels)
         return total / targets.clamp(min=1)
-
-
-def padding_mask(attention_mask: Int[Tensor, "batch keys"], time: int) -> Mask:
-    """Where the last `time` positions may look: back, not at padding; at themselves always, so that no row is empty."""
-    keys = attention_mask.shape[1]
-    causal = torch.ones(time, keys, dtype=torch.bool, device=attention_mask.device).tril(keys - time)
-    itself = torch.eye(keys, dtype=torch.bool, device=attention_mask.device)[keys - time :]
-    return (causal & attention_mask[:, None, None, :].bool()) | itself

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from llm_core.model import GPT, GPTConfig, KeyValueCache, padding_mask
+from llm_core.attention_masks import packed_mask, padding_mask
+from llm_core.model import GPT, GPTConfig, KeyValueCache
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SHAPES = {
@@ -99,6 +100,34 @@ def test_a_cache_changes_nothing(pair, ids, pieces):
     logits = [ours(piece, cache=cache).logits for piece in ids.split(pieces, dim=1)]
     assert len(cache) == 20
     torch.testing.assert_close(torch.cat(logits, dim=1), ours(ids).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pieces", [[20], [7, 13], [8, 12], [1] * 20, [5, 1, 6, 8]])
+def test_a_cache_cuts_packed_rows_anywhere(pair, ids, pieces):
+    """A document that goes on behind the cut sees its own beginning in the cache, and none of its neighbours."""
+    ours, _ = pair
+    positions = torch.tensor([PACKED] * 3)
+    cache, logits = KeyValueCache(), []
+    for piece, places in zip(ids.split(pieces, dim=1), positions.split(pieces, dim=1), strict=True):
+        logits.append(ours(piece, position_ids=places, cache=cache).logits)
+    expected = ours(ids, position_ids=positions).logits
+    torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=0, atol=1e-5)
+
+
+def test_a_step_behind_a_cache_needs_one_row_of_a_mask():
+    """A square of all positions for each token drawn would make a long text cubic."""
+    most = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            most.append(out.numel() if isinstance(out, torch.Tensor) else 0)
+            return out
+
+    with Sizes():
+        padding_mask(torch.ones(1, 500, dtype=torch.long), 1)
+        packed_mask(torch.tensor([[499]]), 499)
+    assert max(most) <= 500
 
 
 def test_a_later_token_changes_no_earlier_logit(pair, ids):
