@@ -75,6 +75,23 @@ def test_mypy() -> None:
     assert tool("mypy") == ""
 
 
+def test_code_that_lies_beside_a_model_is_never_run() -> None:
+    """transformers asks on the terminal, and runs it after a "y", unless each call says no."""
+    loose = []
+    for path in files(".py"):
+        if "tests" in path.relative_to(ROOT).parts:
+            continue
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            function = call.func if isinstance(call, ast.Call) else None
+            if not isinstance(function, ast.Attribute) or function.attr not in ("from_pretrained", "from_config"):
+                continue
+            of = ast.unparse(function.value)
+            said = {word.arg: ast.unparse(word.value) for word in call.keywords}  # type: ignore[union-attr]
+            if (of.startswith("Auto") or of == "kind") and said.get("trust_remote_code") != "False":
+                loose.append(f"{name_of(path)}:{call.lineno}")  # type: ignore[attr-defined]
+    assert loose == []
+
+
 def test_import_contract() -> None:
     assert tool("lint-imports") == ""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 
 def one_line(error: BaseException) -> str:
-    """An error's first line, short enough to stand in another's message."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:120]
+    """What an error says first, short enough to stand in another's message; a line that ends in a colon needs its
+    next."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:150]
 
 
 def reason(error: OSError) -> str:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from llm_core.checkpoints import describe, refuse_another_shape
+from llm_core.foreign import Questions, forward_options, refuse_unless_it_fits
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import parameter_groups
 from llm_core.pretrained import pretrained
-from llm_core.resume import RandomState
+from llm_core.resume import RandomState, refuse_other_epochs
+from llm_core.run_callbacks import forget_foreign_places
 
 # Where several batches make a step, the backward pass starts from the sum of the losses divided by this, of the size of
 # a mean; the step mends it once the number of targets is known. A power of two: it costs no rounding.
@@ -84,6 +86,7 @@ class BabyGPT(pl.LightningModule):
         self._losses = torch.zeros(())
         self._targets = torch.zeros((), dtype=torch.long)
         self.step_loss, self._last_good = math.nan, math.nan
+        self._asked = Questions()
         self._clock: float | None = None
 
     @classmethod
@@ -96,10 +99,13 @@ class BabyGPT(pl.LightningModule):
         return cls(pretrained(AutoModelForCausalLM, name_or_path, dtype=torch.float32), **options)
 
     def forward(self, input_ids: Tensor, **others: Tensor) -> Tensor:
-        """Logits, (batch, time, vocab)."""
-        # Models of transformers keep a cache by default, and then overlook the borders of packed documents.
-        options: dict[str, Any] = {} if isinstance(self.model, GPT) else {"use_cache": False}
-        logits: Tensor = self.model(input_ids, **others, **options).logits
+        """Logits, (batch, time, vocab).
+
+        Raises:
+            ValueError: for a model of another library that would be trained on another text than ours; see `foreign`.
+        """
+        self._asked(self.model, "position_ids" in others, self.hparams["loss_chunk"] > 0)
+        logits: Tensor = self.model(input_ids, **others, **forward_options(self.model)).logits
         return logits
 
     def loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -111,8 +117,9 @@ class BabyGPT(pl.LightningModule):
         if isinstance(self.model, GPT):
             hidden, head = self.model.features(**inputs), self.model.lm_head
         else:
+            self._asked(self.model, "position_ids" in inputs, chunked=True)
             body: Any = self.model
-            hidden = body.base_model(**inputs, use_cache=False).last_hidden_state
+            hidden = body.base_model(**inputs, **forward_options(body)).last_hidden_state
             head = body.get_output_embeddings()
         return chunked_causal_loss(hidden, head.weight, batch["labels"], chunk)
 
@@ -121,24 +128,8 @@ class BabyGPT(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Compare the model with the data it is about to meet."""
         data = getattr(self.trainer, "datamodule", None)
-        config: Any = self.model.config
         if isinstance(data, LLMDataModule):
-            if data.vocab_size > config.vocab_size:
-                raise ValueError(
-                    f"the tokenizer has {data.vocab_size:,} tokens and the model a vocab_size of "
-                    f"{config.vocab_size:,}; raise vocab_size, or take the tokenizer that the model was trained with"
-                )
-            if data.context > config.max_position_embeddings:
-                raise ValueError(
-                    f"context={data.context} and the model has max_position_embeddings="
-                    f"{config.max_position_embeddings}; lower the one or raise the other"
-                )
-            tokens = data.tokens("train").manifest.tokens if stage == "fit" else data.context
-            if tokens < data.context:
-                raise ValueError(
-                    f"context={data.context} and {data.corpus_name} has {tokens:,} tokens to train on; lower context, "
-                    "or take more text"
-                )
+            refuse_unless_it_fits(self.model, data, stage)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [RandomState()]
@@ -160,6 +151,9 @@ class BabyGPT(pl.LightningModule):
         scheduler = get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
             optimizer, warmup, int(steps), min_lr_rate=self.hparams["min_lr_ratio"]
         )
+        # Past the last step, the one of index steps - 1, the cosine would rise again.
+        rate = scheduler.lr_lambdas[0]
+        scheduler.lr_lambdas = [lambda step: rate(min(step, int(steps) - 1))] * len(groups)
         # Lightning's default interval is the epoch: the rate would stay at its first value for a whole one.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -267,7 +261,7 @@ class BabyGPT(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, LLMDataModule):
             manifest = data.tokens(split).manifest
-            values[f"{split}_bits_per_byte"] = bits_per_byte(loss, manifest.tokens, manifest.text_bytes)
+            values[f"{split}_bits_per_byte"] = bits_per_byte(loss, manifest.text_tokens, manifest.text_bytes)
         return values
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
@@ -275,8 +269,17 @@ class BabyGPT(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = getattr(self.trainer, "datamodule", None)
         tokenizer = data.tokenizer if isinstance(data, LLMDataModule) else None
-        checkpoint.update(describe(self.model, tokenizer), last_good_loss=self._last_good)
+        checkpoint.update(describe(self.model, tokenizer), last_good_loss=self._last_good, step_rows=self._step_rows)
+
+    @property
+    def _step_rows(self) -> int | None:
+        """Rows of a whole step, over all batches and devices, where the data says."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data.batch_size * self._batches if isinstance(data, LLMDataModule) else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        forget_foreign_places(checkpoint)
+        if self.trainer.state.fn == "fit":
+            refuse_other_epochs(checkpoint.get("step_rows"), self._step_rows, self.trainer.max_epochs)
         refuse_another_shape(checkpoint, self.model)
         self._last_good = checkpoint.get("last_good_loss", math.nan)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from llm_data.errors import one_line
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from llm_core.model import GPT, GPTConfig
+from llm_core.sampling import set_stop_ids, stop_ids
 
 PREFIX = "model."  # the name of the model inside BabyGPT
 FREE = ("attention_dropout", "initializer_range")  # may change between runs of one model
@@ -25,6 +28,7 @@ def describe(model: nn.Module, tokenizer: PreTrainedTokenizerFast | None) -> dic
     config: Any = model.config
     ours = isinstance(config, GPTConfig)
     described: dict[str, Any] = {"gpt_config" if ours else "hf_config": asdict(config) if ours else config.to_dict()}
+    described["stop_ids"] = list(stop_ids(model))
     if tokenizer is not None:
         special = {name: getattr(tokenizer, name) for name in SPECIAL}
         described["tokenizer"] = {"json": tokenizer.backend_tokenizer.to_str(), "special": special}
@@ -97,18 +101,41 @@ def plain(value: Any) -> Any:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """What a checkpoint of `BabyGPT` holds; the tensors stay in the file until they are asked for.
 
+    Every byte is read once, and compared with the checksums in the file.
+
     Raises:
-        ValueError: when it is no such checkpoint, or not a whole one.
+        ValueError: when it is no such checkpoint, not a whole one, or not what was written.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        known = "gpt_config" in checkpoint or "hf_config" in checkpoint
-        reason = "" if known and "state_dict" in checkpoint else "it does not say what model it is of"
+        reason = _what_is_wrong(checkpoint)
     except Exception as error:  # whatever a file of another kind makes of unpickling
         reason = type(error).__name__
     if reason:
         raise ValueError(f"{path} is no checkpoint of babygpt ({reason}); take another, or begin a new run")
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged:
+        raise ValueError(f"{path} is damaged ({damaged} is not what was written); take another checkpoint, or a copy")
     return dict(checkpoint)
+
+
+def _what_is_wrong(checkpoint: Any) -> str:
+    """Why a loaded file is no checkpoint of `BabyGPT`, or nothing."""
+    if not isinstance(checkpoint, dict):
+        return f"it holds {type(checkpoint).__name__}"
+    if not any(isinstance(checkpoint.get(key), dict) for key in ("gpt_config", "hf_config")):
+        return "it does not say what model it is of"
+    weights = checkpoint.get("state_dict")
+    if not isinstance(weights, dict) or not all(isinstance(each, torch.Tensor) for each in weights.values()):
+        return "it has no weights"
+    told = checkpoint.get("tokenizer", {"json": "", "special": {}})
+    if not isinstance(told, dict) or not isinstance(told.get("json"), str) or not isinstance(told.get("special"), dict):
+        return "its tokenizer is none"
+    return ""
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:
@@ -124,18 +151,29 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFas
     checkpoint = read_checkpoint(path)
     try:
         weights = {name.removeprefix(PREFIX): values for name, values in checkpoint["state_dict"].items()}
-        model: nn.Module
-        if "gpt_config" in checkpoint:
-            model = GPT(GPTConfig(**checkpoint["gpt_config"]))
-        else:
-            values = dict(checkpoint["hf_config"])
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+        with torch.device("meta"):  # sizes that cannot be take no memory
+            refuse_another_shape(checkpoint, _model_of(checkpoint))
+        model = _model_of(checkpoint)
         model.load_state_dict(weights)
-    except Exception as error:  # a configuration and weights that do not fit each other
-        raise ValueError(f"{path} is no checkpoint of babygpt ({type(error).__name__})") from error
-    tokenizer = None
-    if "tokenizer" in checkpoint:
-        special = {name: token for name, token in checkpoint["tokenizer"]["special"].items() if token is not None}
-        made = Tokenizer.from_str(checkpoint["tokenizer"]["json"])
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **special)
+        set_stop_ids(model, checkpoint.get("stop_ids", ()))
+        tokenizer = None
+        if "tokenizer" in checkpoint:
+            special = {name: token for name, token in checkpoint["tokenizer"]["special"].items() if token is not None}
+            made = Tokenizer.from_str(checkpoint["tokenizer"]["json"])
+            tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    except Exception as error:  # a configuration, weights and a tokenizer that do not fit each other
+        raise ValueError(f"{path} is no checkpoint of babygpt ({type(error).__name__}: {one_line(error)})") from error
     return model.eval(), tokenizer
+
+
+def _model_of(checkpoint: dict[str, Any]) -> nn.Module:
+    """A new model of a checkpoint's configuration."""
+    values = dict(checkpoint.get("gpt_config") or checkpoint["hf_config"])
+    layers: int = values.get("num_hidden_layers") or values.get("n_layer") or 0
+    if layers > len(checkpoint["state_dict"]):
+        raise ValueError(f"{layers} layers, and {len(checkpoint['state_dict'])} tensors")
+    if "gpt_config" in checkpoint:
+        return GPT(GPTConfig(**values))
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return model

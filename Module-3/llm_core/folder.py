@@ -1,24 +1,34 @@
-"""A model as a folder that transformers reads, and a Llama's folder as a model of ours: `config.json`, safetensors."""
+"""A model as a folder that transformers reads, and a Llama's folder as a model of ours.
+
+transformers itself reads such a folder: what a key that is absent means, which names old files gave their tensors,
+how many files there are. Its weights then become ours, so that both are one model.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+)
 
 from llm_core.model import GPT, GPTConfig
 from llm_core.pretrained import pretrained
+from llm_core.sampling import stop_ids
 
 WEIGHTS = "model.safetensors"
 # What our model does, and does not do otherwise.
-FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "model_type": "llama"}
+FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 
 
 def save_pretrained(model: GPT, folder: Path | str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -31,6 +41,8 @@ def save_pretrained(model: GPT, folder: Path | str, tokenizer: PreTrainedTokeniz
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     config = LlamaConfig(**asdict(model.config), **ends, dtype=dtype, architectures=["LlamaForCausalLM"])
     config.save_pretrained(folder)
+    if model.stop_ids:
+        GenerationConfig(**{**ends, "eos_token_id": list(model.stop_ids)}).save_pretrained(folder)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]  # one matrix, and safetensors keeps each once
@@ -40,55 +52,52 @@ def save_pretrained(model: GPT, folder: Path | str, tokenizer: PreTrainedTokeniz
 
 
 def from_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT:
-    """The model of a folder written by us, or by `LlamaForCausalLM.save_pretrained`; in evaluation mode, as theirs.
+    """The model of a Llama's folder, in evaluation mode: the same logits as `LlamaForCausalLM.from_pretrained(folder)`.
 
     Raises:
-        FileNotFoundError: when the folder has no configuration or no weights.
-        ValueError: for a configuration that our model cannot follow, with the key; for weights of other shapes, or cut
-            short.
+        FileNotFoundError: when the folder has no configuration.
+        ValueError: for a configuration that our model cannot follow, with the key; for weights that are missing, of
+            other shapes, or cut short.
     """
-    folder = Path(folder)
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}; give a folder written by save_pretrained")
-    model = GPT(read_config(folder / "config.json"))
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}); copy it again") from error
-    if model.config.tie_word_embeddings:
-        tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wanted != found:
-        name = min(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-        raise ValueError(
-            f"{folder}: {name} has the shape {found.get(name)}, and its config.json makes it {wanted.get(name)}"
-        )
-    model.load_state_dict(tensors)
+    config = read_config(folder)
+    theirs = pretrained(AutoModelForCausalLM, folder, dtype=dtype)
+    # Where a file holds both matrices and they differ, transformers leaves them apart, whatever config.json says.
+    tied = theirs.lm_head.weight is theirs.model.embed_tokens.weight
+    with torch.device("meta"):
+        model = GPT(replace(config, tie_word_embeddings=tied))
+    model.load_state_dict(theirs.state_dict(), assign=True)
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.stop_ids = stop_ids(theirs)
     return model.to(dtype).eval()
 
 
-def read_config(path: Path) -> GPTConfig:
-    """Our configuration from a Llama's `config.json`."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no keys; give the configuration of a model")
+def read_config(folder: Path | str) -> GPTConfig:
+    """Our configuration from a Llama's `config.json`.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: for a configuration of another model, or of a Llama that ours is not, with the key.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; give a run of babygpt, or a folder of transformers")
+    theirs = pretrained(AutoConfig, folder)
     for key, fixed in FIXED.items():
-        if values.get(key, fixed) != fixed:
-            raise ValueError(f"{path}: {key}={values[key]!r}, and this model knows {fixed!r} only; take transformers'")
-    rope = values.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default" or values.get("rope_scaling"):
+        if getattr(theirs, key, fixed) != fixed:
+            wrong = f"{path}: {key}={getattr(theirs, key)!r}, and this model knows {fixed!r} only"
+            raise ValueError(f"{wrong}; take transformers'")
+    rope = dict(theirs.rope_parameters or {})
+    theta = rope.pop("rope_theta", 10_000.0)
+    if rope.pop("rope_type", rope.pop("type", "default")) != "default" or any(rope.values()):
         raise ValueError(f"{path}: rotary positions are scaled, which this model does not know; take transformers'")
-    known = {name: values[name] for name in GPTConfig.__dataclass_fields__ if values.get(name) is not None}
-    if "rope_theta" in rope:
-        known["rope_theta"] = rope["rope_theta"]
+    values = {name: getattr(theirs, name, None) for name in GPTConfig.__dataclass_fields__}
     try:
-        config = GPTConfig(**known)
-    except TypeError as error:  # a size that is left out, or no number
+        config = GPTConfig(**{**values, "rope_theta": theta})
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if values.get("head_dim", config.head_dim) != config.head_dim:
-        raise ValueError(f"{path}: head_dim={values['head_dim']}, and this model has hidden_size / heads only")
+    if theirs.head_dim != config.head_dim:
+        raise ValueError(f"{path}: head_dim={theirs.head_dim}, and this model has hidden_size / heads only")
     return config
 
 
@@ -100,14 +109,11 @@ def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
         ValueError: when it holds no causal language model, or not all of one.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; give a run of babygpt, or a folder of transformers")
-    model: nn.Module
     try:
-        model = from_pretrained(folder)
-    except (ValueError, FileNotFoundError):  # another architecture, or its weights in several files
+        model: nn.Module = from_pretrained(folder)
+    except ValueError:  # another architecture; or, told by transformers then, weights that do not fit
         model = pretrained(AutoModelForCausalLM, folder, dtype=torch.float32).eval()
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     return model, pretrained(AutoTokenizer, folder) if has_tokenizer else None
 
 

@@ -2,42 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from llm_data.errors import is_failure, one_line
+from llm_data.fast_tokenizer import vocab_size
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from llm_core.foreign import vocab_rows
 
 PAD = "<|pad|>"
-
-
-BROKEN = (OSError, ValueError, TypeError, AttributeError, KeyError, SafetensorError)  # what loading makes of odd files
 
 
 def pretrained(kind: Any, name_or_path: str | Path, **options: Any) -> Any:
     """`kind.from_pretrained`, with an error of one line, also for weights that transformers would draw at random.
 
+    Code that lies beside a model is never run, nor asked about.
+
     Raises:
         ValueError: when there is nothing to load, or a part of it is missing or of another shape.
     """
     failed = f"{str(name_or_path)!r} gives no causal language model:"
-    if kind is not AutoTokenizer:
-        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    is_model = hasattr(kind, "from_config")
+    if is_model:
+        options |= {"output_loading_info": True}
+        _refuse_other_shapes(name_or_path, failed)
     try:
-        loaded = kind.from_pretrained(name_or_path, **options)
-    except BROKEN as error:
-        reason = (str(error) or type(error).__name__).split("\n")[0][:150]
-        raise ValueError(f"{failed} {reason}") from error
-    if kind is AutoTokenizer:
+        with _no_progress_bar():
+            loaded = kind.from_pretrained(name_or_path, trust_remote_code=False, **options)
+    except BaseException as error:  # odd files raise anything, and a panic in Rust is no Exception
+        if not is_failure(error):
+            raise
+        raise ValueError(f"{failed} {one_line(error)}") from error
+    if not is_model:
         return loaded
     model, found = loaded
-    for name, theirs, wanted in sorted(found["mismatched_keys"]):
-        raise ValueError(f"{failed} {name} has the shape {tuple(theirs)}, and its config.json makes it {tuple(wanted)}")
     for name in sorted(found["missing_keys"]):
         raise ValueError(f"{failed} its weights lack {name}; it is incomplete, or of another kind")
     return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without the bar that transformers draws on standard error, a line for each model."""
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
+
+
+def _refuse_other_shapes(place: str | Path, failed: str) -> None:
+    """Compare a folder's weights with its configuration before memory is taken for them.
+
+    What this cannot read, such as a hub id or another format, is left to `from_pretrained`.
+    """
+    there: dict[str, tuple[int, ...]] = {}
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        for path in sorted(Path(place).glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                there |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        layers = getattr(config, "num_hidden_layers", None) or 0
+        if there and layers > len(there):
+            raise ValueError(f"{failed} its config.json has {layers:,} layers, and its weights {len(there)} tensors")
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False) if there else nn.Module()
+    except ValueError as error:
+        if str(error).startswith(failed):
+            raise
+        return
+    except Exception:
+        return
+    for name, wanted in model.state_dict().items():
+        if name in there and there[name] != tuple(wanted.shape):
+            made = f"{name} has the shape {there[name]}, and its config.json makes it {tuple(wanted.shape)}"
+            raise ValueError(f"{failed} {made}")
 
 
 def load_pretrained(
@@ -60,6 +108,6 @@ def load_pretrained(
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
         model.config.pad_token_id = tokenizer.pad_token_id
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    if vocab_size(tokenizer) > vocab_rows(model):
+        model.resize_token_embeddings(vocab_size(tokenizer))
     return model, tokenizer

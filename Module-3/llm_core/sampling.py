@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from llm_data.fast_tokenizer import begin_ids
+from llm_data.pretokenize import refuse_surrogates
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from llm_core.foreign import max_positions, vocab_rows
 from llm_core.model import GPT, KeyValueCache
 
 Logits = Float[Tensor, "batch vocab"]
@@ -28,6 +32,7 @@ class Sampling:
         repetition_penalty: the logit of a token that occurred is divided by it if positive, else multiplied. Keskar et
             al. 2019, section 4.1.
         stop_ids: tokens that end a text.
+        suppress_tokens: tokens that are never drawn, such as rows of a vocabulary that stand for no token.
         seed: of the draws.
 
     Raises:
@@ -40,16 +45,17 @@ class Sampling:
     top_p: float | int = 1.0
     repetition_penalty: float | int = 1.0
     stop_ids: tuple[int, ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed, holds in (
             ("max_new_tokens", "at least 1", self.max_new_tokens >= 1),
-            ("temperature", "0 or more", self.temperature >= 0),
+            ("temperature", "0 or more", 0 <= self.temperature < math.inf),
             ("temperature", "0, or at least 1e-6: logits overflow", not 0 < self.temperature < 1e-6),
             ("top_k", "0 or more", self.top_k >= 0),
             ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
-            ("repetition_penalty", "above 0", self.repetition_penalty > 0),
+            ("repetition_penalty", "above 0", 0 < self.repetition_penalty < math.inf),
             ("repetition_penalty", "at least 1e-6: logits overflow", self.repetition_penalty >= 1e-6),
             ("seed", "from -2^63 to 2^64 - 1", -(2**63) <= self.seed < 2**64),
         ):
@@ -88,22 +94,26 @@ def adjust(logits: Logits, seen: Int[Tensor, "batch seen"], how: Sampling) -> Lo
     return keep_top_p(logits, how.top_p) if how.top_p < 1 else logits
 
 
-def room(config: Any, prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens a model has positions for after the longest of some prompts.
+def room(model: nn.Module, prompts: Sequence[Sequence[int]], wanted: int) -> int:
+    """How many of `wanted` tokens a model has positions for after the longest of some prompts.
 
     Raises:
         ValueError: for an empty prompt, a token that the model does not have, or no room at all.
     """
+    body: Any = model
+    rows, positions = vocab_rows(model), max_positions(body.config)
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError("a prompt is empty; give at least one token to begin with")
     for token in (token for prompt in prompts for token in prompt):
-        if not 0 <= token < config.vocab_size:
-            wrong = f"a prompt has token {token}, and the model a vocab_size of {config.vocab_size}"
+        if not 0 <= token < rows:
+            wrong = f"a prompt has token {token}, and the model a vocab_size of {rows}"
             raise ValueError(f"{wrong}; take the tokenizer that it was trained with")
-    longest, positions = max(map(len, prompts)), config.max_position_embeddings
+    longest = max(map(len, prompts))
+    if positions is None:
+        return wanted
     if longest >= positions:
         raise ValueError(f"a prompt of {longest} tokens leaves no room in {positions} positions; shorten it")
-    return int(positions) - longest
+    return min(wanted, positions - longest)
 
 
 def pad_left(
@@ -132,19 +142,21 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
     Raises:
         ValueError: for an empty prompt, a token out of range, or when the longest leaves no room for a new token.
     """
-    most = min(how.max_new_tokens, room(model.config, prompts))
+    most = room(model, prompts, how.max_new_tokens)
     device = next(model.parameters()).device
     ids, mask = pad_left(prompts, pad_id, device)
     longest = ids.shape[1]
     draw = torch.Generator(device).manual_seed(how.seed)
     stops = torch.tensor(how.stop_ids, dtype=torch.long, device=device)
+    never = torch.tensor(how.suppress_tokens, dtype=torch.long, device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     cache, step_ids, lasting = KeyValueCache(), ids, []
+    padded = bool((mask == 0).any())  # without padding no mask is needed, which has a row for each position
     for _ in range(most):
-        logits = model(step_ids, attention_mask=mask, cache=cache).logits[:, -1].float()
+        logits = model(step_ids, attention_mask=mask if padded else None, cache=cache).logits[:, -1].float()
         # Padding is no token that occurred: it is given the place of the prompt's last token.
         seen = torch.where(mask.bool(), ids, ids[:, longest - 1 : longest])
-        logits = adjust(logits, seen, how)
+        logits = adjust(logits.index_fill(1, never, -torch.inf), seen, how)
         if how.temperature == 0:
             chosen = logits.argmax(dim=-1)
         else:
@@ -161,31 +173,73 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
     return [row[longest : longest + count] for row, count in zip(ids.tolist(), counts, strict=True)]
 
 
+def stop_ids(model: nn.Module) -> tuple[int, ...]:
+    """The tokens that end a text of a model: those of its `generation_config.json` (a chat model has several)."""
+    body: Any = model
+    if isinstance(model, GPT):
+        return model.stop_ids
+    ends = getattr(getattr(body, "generation_config", None), "eos_token_id", None)
+    return () if ends is None else tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
+
+
+def set_stop_ids(model: nn.Module, ends: Sequence[int]) -> None:
+    """Give a model the tokens that end its texts, as `stop_ids` tells them."""
+    body: Any = model
+    if isinstance(model, GPT):
+        model.stop_ids = tuple(int(end) for end in ends)
+    elif ends:
+        body.generation_config.eos_token_id = [int(end) for end in ends]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+    """The ids that a model is given to go on from: the begin-of-text token, where the tokenizer puts one before a text,
+    and the prompt's. What the tokenizer puts behind a text is left out, or the text would be at its end.
+
+    Raises:
+        ValueError: for an empty prompt, and for one that the vocabulary cannot spell.
+    """
+    refuse_surrogates(prompt)
+    try:
+        ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    except Exception as error:  # the library's own class is Exception
+        has = tokenizer.backend_tokenizer.token_to_id
+        place = next((i for i, letter in enumerate(prompt) if has(letter) is None), None)
+        if place is None:
+            raise
+        wrong = f"character {place} of the prompt, {prompt[place]!r}, is not in the model's vocabulary"
+        raise ValueError(f"{wrong}; leave it out") from error
+    return [*begin_ids(tokenizer), *ids]
+
+
 def sample_texts(
     model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], how: Sampling
 ) -> list[str]:
     """Texts that begin with the prompts, by `generate` for a model of ours, by transformers' own for one of theirs.
 
-    A text ends at the end-of-text token. There is no empty prompt: a model whose documents were trained apart has never
-    seen what comes before a document's first token.
+    A text ends at the end-of-text token. There is no empty prompt, unless the tokenizer has a begin-of-text token: a
+    model whose documents were trained apart has never seen what comes before a document's first token.
 
     Args:
         model: a `GPT`, or a causal language model of transformers; in evaluation mode.
         tokenizer: the one the model was trained with.
         prompts: the beginnings.
-        how: see `Sampling`; the end-of-text token is added to its stop tokens.
+        how: see `Sampling`; the model's and the tokenizer's end-of-text tokens are added to its stop tokens, and rows
+            of the vocabulary without a token are never drawn.
 
     Raises:
-        ValueError: for an empty prompt, or one that leaves no room.
+        ValueError: for an empty prompt, one that leaves no room, or one that the vocabulary cannot spell.
     """
-    ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
-    if tokenizer.eos_token_id is not None:
-        how = replace(how, stop_ids=(*how.stop_ids, tokenizer.eos_token_id))
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ends = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    known = set(tokenizer.get_vocab().values())
+    without = tuple(row for row in range(vocab_rows(model)) if row not in known)
+    how = replace(
+        how,
+        stop_ids=tuple(dict.fromkeys((*how.stop_ids, *stop_ids(model), *ends))),
+        suppress_tokens=(*how.suppress_tokens, *without),
+    )
     pad_id = tokenizer.pad_token_id or 0  # padding is masked: where there is no such token, any other does
-    if isinstance(model, GPT):
-        new = generate(model, ids, how, pad_id)
-    else:
-        new = generate_by_transformers(model, ids, how, pad_id)
+    new = (generate if isinstance(model, GPT) else generate_by_transformers)(model, ids, how, pad_id)  # type: ignore[arg-type]
     return [str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, new, strict=True)]
 
 
@@ -195,21 +249,26 @@ def generate_by_transformers(
 ) -> list[list[int]]:
     """`generate` for a model of transformers, by its own method: the same arguments, the same result when greedy.
 
+    Only what `how` asks for counts: what the model's `generation_config.json` says beside it is left out.
+
     Raises:
         ValueError: as `generate`.
     """
     body: Any = model
-    most = min(how.max_new_tokens, room(body.config, prompts))
-    ids, mask = pad_left(prompts, pad_id, body.device)
-    drawing: dict[str, Any] = {"do_sample": False}
-    if how.temperature:
-        drawing = {"do_sample": True, "temperature": float(how.temperature)}
-        drawing |= {"top_k": how.top_k, "top_p": float(how.top_p)}
-    with torch.random.fork_rng():
-        torch.manual_seed(how.seed)
-        out = body.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=most, pad_token_id=pad_id,
-            eos_token_id=list(how.stop_ids) or None, repetition_penalty=float(how.repetition_penalty), **drawing,
-        )[:, ids.shape[1] :].tolist()  # fmt: skip
+    most = room(model, prompts, how.max_new_tokens)
+    ids, mask = pad_left(prompts, pad_id, next(body.parameters()).device)
+    asked = GenerationConfig(
+        max_new_tokens=most, do_sample=how.temperature > 0, temperature=float(how.temperature) or None,
+        top_k=how.top_k, top_p=float(how.top_p), repetition_penalty=float(how.repetition_penalty),
+        suppress_tokens=list(how.suppress_tokens) or None, pad_token_id=pad_id, eos_token_id=list(how.stop_ids) or None,
+    )  # fmt: skip
+    kept = body.generation_config
+    try:
+        body.generation_config = asked  # `generate` fills from it what an argument leaves open
+        with torch.random.fork_rng():
+            torch.manual_seed(how.seed)
+            out = body.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+    finally:
+        body.generation_config = kept
     ends = [next((i + 1 for i, token in enumerate(row) if token in how.stop_ids), len(row)) for row in out]
     return [row[:end] for row, end in zip(out, ends, strict=True)]

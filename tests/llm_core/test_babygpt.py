@@ -287,3 +287,12 @@ def test_a_context_longer_than_the_text_is_refused(data, tmp_path):
     long = LLMDataModule(data._given_corpus, "bpe-300", context=8192, progress=False, cache=data._cache)
     with pytest.raises(ValueError, match=r"context=8192 and text:.* has [\d,]+ tokens to train on"):
         fit(BabyGPT(GPTConfig(400, hidden_size=32, max_position_embeddings=8192), warmup_steps=1), long, tmp_path)
+
+
+def test_past_the_end_of_the_schedule_the_rate_stays_low():
+    """A cosine rises again; a run may take a step more than was estimated, as with epochs of uneven steps."""
+    _, trainer = train(4, steps=5)
+    schedule = trainer.lr_scheduler_configs[0].scheduler
+    rates = [schedule.lr_lambdas[0](step) for step in range(5, 200)]
+    assert rates == pytest.approx([0.1] * len(rates))
+    assert len({factor(3) for factor in schedule.lr_lambdas}) == 1 and schedule.lr_lambdas[0](3) > 0.1

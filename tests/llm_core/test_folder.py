@@ -1,6 +1,8 @@
 """Folders and checkpoints: written by us, read by transformers, and back."""
 
+import copy
 import json
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,8 @@ import torch
 from llm_core.checkpoints import describe, load_checkpoint, refuse_another_shape
 from llm_core.folder import from_pretrained, load_folder, save_folder, save_pretrained
 from llm_core.model import GPT, GPTConfig
+from llm_core.pretrained import load_pretrained
+from llm_core.sampling import set_stop_ids, stop_ids
 from llm_data.fast_tokenizer import character_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -15,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
@@ -75,7 +80,8 @@ def test_half_precision_stays(tmp_path):
     [
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"attention_bias": True}, "attention_bias=True"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "rotary positions are scaled"),
+        ({"rope_parameters": {"type": "linear", "rope_theta": 1.0, "factor": 2.0}}, "rotary positions are scaled"),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rotary positions are scaled"),
         ({"head_dim": 32}, "head_dim=32"),
         ({"vocab_size": 50}, "has the shape"),
     ],
@@ -97,7 +103,7 @@ def test_missing_files_and_tensors_are_named(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     tensors.pop("model.norm.weight")
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.norm\.weight has the shape None"):
+    with pytest.raises(ValueError, match=r"weights lack model\.norm\.weight"):
         from_pretrained(tmp_path)
 
 
@@ -178,19 +184,238 @@ def test_weights_cut_short(tmp_path, size):
     save_pretrained(GPT(CONFIG), tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read"):
-        from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="gives no causal language model"):
-        load_folder(tmp_path)
+    for load in (from_pretrained, load_folder):
+        with pytest.raises(ValueError, match=r"gives no causal language model: .*header"):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[]", "holds no keys"), ("{}", "'vocab_size'"), ('{"vocab_size": "5"}', "json: ")]
+    "text", ["[]", "{}", "", "{", '{"vocab_size": "5"}', '{"model_type": "llama", "vocab_size": "5"}', "\0"]
 )
-def test_a_configuration_that_is_none(tmp_path, text, message):
+def test_a_configuration_that_is_none(tmp_path, text):
     save_pretrained(GPT(CONFIG), tmp_path)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        from_pretrained(tmp_path)
+    for load in (from_pretrained, load_folder):
+        with pytest.raises(ValueError, match="gives no causal language model") as caught:
+            load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+UNTIED = LlamaConfig(
+    vocab_size=97, hidden_size=128, intermediate_size=96, num_hidden_layers=2, num_attention_heads=32,
+    num_key_value_heads=32, max_position_embeddings=2048, tie_word_embeddings=False, initializer_range=0.2,
+    eos_token_id=None, bos_token_id=None,
+)  # fmt: skip
+
+
+def saved(folder, config=UNTIED, **changes):
+    """A Llama of transformers in a folder, its config.json changed (a key to None is taken out)."""
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    path = folder / "config.json"
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in values.items() if changes.get(key, 0) is not None}))
+    return folder
+
+
+def rewrite(folder, change):
+    """Pass the tensors of a folder through `change`, and write what comes out."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def same_as_transformers(folder, ids):
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ours, _ = load_folder(folder)
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=2e-5)
+    return ours
+
+
+ABSENT = [
+    ["tie_word_embeddings"], ["num_attention_heads", "num_key_value_heads", "head_dim"], ["num_key_value_heads"],
+    ["max_position_embeddings"], ["rms_norm_eps"], ["rope_parameters"], ["head_dim"], ["initializer_range"],
+    ["attention_bias", "mlp_bias", "hidden_act", "attention_dropout"], ["architectures", "dtype"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", ABSENT, ids="+".join)
+def test_an_absent_key_is_what_it_is_to_llama(keys, ids, tmp_path):
+    ours = same_as_transformers(saved(tmp_path, **dict.fromkeys(keys)), ids)
+    assert isinstance(ours, GPT)
+    assert (ours.config.max_position_embeddings, ours.config.tie_word_embeddings) == (2048, False)
+
+
+FORMS = {
+    "rope by its old name": {"rope_parameters": None, "rope_theta": 500.0},
+    "rope, type": {"rope_parameters": {"type": "default", "rope_theta": 700.0}},
+    "rope, null": {"rope_parameters": None, "rope_scaling": None},
+    "linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 700.0}},
+    "linear by its old names": {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "a part of the channels": {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    },
+    "no head width": {"head_dim": None},
+    "gelu": {"hidden_act": "gelu"},
+    "a key of another library": {"sliding_window": 3, "quantizer": "none"},
+    "several ends": {"eos_token_id": [3, 5]},
+}
+
+
+@pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
+def test_configurations_as_they_are_found(changes, ids, tmp_path):
+    """Ours where it can follow, a model of transformers where not; the same numbers both times."""
+    same_as_transformers(saved(tmp_path, **changes), ids)
+
+
+def prefixed(tensors):
+    return {name.removeprefix("model."): values for name, values in tensors.items()}
+
+
+def with_frequencies(tensors):
+    return {**tensors, **{f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.rand(2) for n in range(2)}}
+
+
+def with_both_heads(tensors):
+    return {**tensors, "lm_head.weight": 0.1 * torch.randn(97, 128)}
+
+
+@pytest.mark.parametrize("change", [prefixed, with_frequencies, with_both_heads], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_as_they_are_found(change, tied, ids, tmp_path):
+    """Without `model.`, with the buffers of old conversions, with a head of its own beside `tie_word_embeddings`."""
+    config = copy.deepcopy(UNTIED)
+    config.tie_word_embeddings = tied
+    rewrite(saved(tmp_path, config), change)
+    if change is prefixed and not tied:  # the head has no prefix, and keeps its name
+        same_as_transformers(tmp_path, ids)
+    ours = same_as_transformers(tmp_path, ids)
+    assert ours.config.tie_word_embeddings == (tied and change is not with_both_heads)
+    save_pretrained(ours, tmp_path / "again")
+    assert torch.equal(from_pretrained(tmp_path / "again")(ids).logits, ours(ids).logits)
+
+
+def test_weights_as_torch_saves_them(ids, tmp_path):
+    saved(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    assert isinstance(same_as_transformers(tmp_path, ids), GPT)
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_a_pickle_is_not_run(tmp_path, capsys):
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Payload()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="gives no causal language model"):
         load_folder(tmp_path)
+    assert "run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
+def test_code_beside_a_model_is_neither_run_nor_asked_about(where, tmp_path, tokenizer, monkeypatch):
+    save_pretrained(GPT(CONFIG), tmp_path, tokenizer)
+    proof = tmp_path / "proof"
+    (tmp_path / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass C: pass\nM = T = C\n")
+    maps = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": ["evil.T", "evil.T"]}
+    for name, values in (("config.json", {"model_type": "evil"}), (where, {"auto_map": maps, "tokenizer_class": "T"})):
+        path = tmp_path / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it was asked about"))
+    for load in (load_folder, from_pretrained, load_pretrained):
+        with pytest.raises(ValueError, match="gives no causal language model"):
+            load(tmp_path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 10**9}, r"has the shape \(.*\), and its config.json makes it"),
+        ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers, and its weights 21 tensors"),
+        ({"hidden_size": 128.0}, "hidden_size"), ({"rms_norm_eps": "x"}, "rms_norm_eps"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings"), ({"rope_parameters": "abc"}, "rope_parameters"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_size_that_cannot_be_takes_no_memory(changes, message, tmp_path):
+    saved(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_folder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rms_norm_eps", float("nan")), ("rms_norm_eps", -1.0), ("rope_theta", 0), ("rope_theta", float("inf")),
+     ("initializer_range", -0.5), ("vocab_size", True)],
+)  # fmt: skip
+def test_a_value_that_is_none_is_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=f"{key}={value!r} must be"):
+        replace(CONFIG, **{key: value})
+
+
+def test_the_ends_of_a_chat_model_travel(tmp_path, tokenizer):
+    """A second stop token stands in `generation_config.json` alone."""
+    saved(tmp_path / "llama", vocab_size=97)
+    tokenizer.save_pretrained(tmp_path / "llama")
+    (tmp_path / "llama" / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
+    model, words = load_folder(tmp_path / "llama")
+    assert isinstance(model, GPT) and stop_ids(model) == (7, 9)
+    save_folder(model, words, tmp_path / "again")
+    assert stop_ids(load_folder(tmp_path / "again")[0]) == (7, 9)
+    assert LlamaForCausalLM.from_pretrained(tmp_path / "again").generation_config.eos_token_id == [7, 9]
+    for kept in (model, OTHERS["gpt2"]()):
+        set_stop_ids(kept, (7, 9))
+        state = {f"model.{key}": values for key, values in kept.state_dict().items()}
+        torch.save({"state_dict": state, **describe(kept, words)}, tmp_path / "a.ckpt")
+        assert stop_ids(load_checkpoint(tmp_path / "a.ckpt")[0]) == (7, 9)
+
+
+def checkpoint_file(path, words, **changes):
+    model = GPT(CONFIG)
+    state = {f"model.{key}": values for key, values in model.state_dict().items()}
+    torch.save({"state_dict": state, **describe(model, words), **changes}, path)
+    return path
+
+
+def test_a_flipped_bit_is_found(tmp_path, tokenizer):
+    path = checkpoint_file(tmp_path / "a.ckpt", tokenizer)
+    whole = path.read_bytes()
+    load_checkpoint(path)
+    with zipfile.ZipFile(path) as file:
+        largest = max(file.infolist(), key=lambda each: each.file_size)
+        start = whole.find(file.read(largest))
+    for place in (start, start + largest.file_size // 2, start + largest.file_size - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=f"a.ckpt is damaged .{largest.filename} is not what was written"):
+            load_checkpoint(path)
+
+
+ODD = {
+    "tokenizer a number": {"tokenizer": 5},
+    "tokenizer of no json": {"tokenizer": {"json": 5, "special": {}}},
+    "tokenizer of other json": {"tokenizer": {"json": "{}", "special": {}}},
+    "no configuration": {"gpt_config": 3},
+    "a text for a size": {"gpt_config": {"vocab_size": "97"}},
+    "unknown size": {"gpt_config": {"vocab_size": 97, "depth": 3}},
+    "a size that cannot be": {"gpt_config": {"vocab_size": 10**12}},
+    "layers without end": {"gpt_config": {"vocab_size": 97, "num_hidden_layers": 10**9}},
+    "weights that are none": {"state_dict": {"model.x": "y"}},
+    "a model of another kind": {
+        "gpt_config": None,
+        "hf_config": {"model_type": "t5", "auto_map": {"AutoConfig": "e.C"}},
+    },
+    "no model": {"gpt_config": None, "hf_config": {"model_type": "no such"}},
+}
+
+
+@pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
+def test_an_odd_part_of_a_checkpoint_is_one_line(changes, tmp_path, tokenizer):
+    path = checkpoint_file(tmp_path / "a.ckpt", tokenizer, **changes)
+    with pytest.raises(ValueError, match=r"a\.ckpt is no checkpoint of babygpt \(") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

@@ -1,15 +1,22 @@
 """Draws and their filters against transformers'."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_core.model import GPT, GPTConfig
-from llm_core.sampling import Sampling, adjust, generate, generate_by_transformers, sample_texts
+from llm_core.folder import load_folder
+from llm_core.model import GPT, GPTConfig, KeyValueCache
+from llm_core.sampling import Sampling, adjust, encode_prompt, generate, generate_by_transformers, sample_texts
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Whitespace, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -17,6 +24,7 @@ from transformers import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    pipeline,
 )
 
 PROMPTS = [[5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 8], [9]]
@@ -123,6 +131,10 @@ def test_a_text_ends_where_the_model_does(models):
         ({"top_p": 0}, "top_p=0 must be above 0"),
         ({"top_p": 1.1}, "top_p=1.1"),
         ({"repetition_penalty": 0}, "repetition_penalty=0"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty=inf"),
+        ({"temperature": float("inf")}, "temperature=inf"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"top_p": float("nan")}, "top_p=nan"),
     ],
 )
 def test_refused(options, message):
@@ -196,3 +208,119 @@ def test_both_refuse_the_same_prompts(models, prompt, message):
     for model, write in zip(models, (generate, generate_by_transformers), strict=True):
         with pytest.raises(ValueError, match=message):
             write(model, [[1], prompt], Sampling(3))
+
+
+def words_of(number, template=None):
+    """A tokenizer of w0, w1 ... with `<bos>`, `<eos>` and `<turn>` behind them."""
+    raw = Tokenizer(WordLevel({f"w{n}": n for n in range(number)}, unk_token="w0"))
+    raw.pre_tokenizer = WhitespaceSplit()
+    raw.add_special_tokens(["<bos>", "<eos>", "<turn>"])
+    if template:
+        raw.post_processor = TemplateProcessing(
+            single=template, special_tokens=[("<bos>", number), ("<eos>", number + 1)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<bos>", eos_token="<eos>")
+
+
+def llama_folder(folder, words, vocab_size, ends):
+    """Saved with the stop tokens in `generation_config.json`, which also asks for what nobody asked `Sampling` for."""
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        initializer_range=0.3, max_position_embeddings=64, bos_token_id=words.bos_token_id, eos_token_id=None,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.generation_config.eos_token_id = list(ends)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return model
+
+
+def spelled(text):
+    return re.findall(r"w\d+", text)
+
+
+@pytest.mark.parametrize("template", [None, "<bos> $A", "<bos> <bos> $A"])
+def test_texts_begin_and_end_as_in_transformers_own_pipeline(template, tmp_path):
+    """With the begin-of-text token that a tokenizer puts before a text, and at each of several stop tokens."""
+    words = words_of(60, template)
+    turn = words.convert_tokens_to_ids("<turn>")
+    llama_folder(tmp_path, words, 63, [words.eos_token_id, turn])
+    model, loaded = load_folder(tmp_path)
+    theirs = pipeline("text-generation", model=str(tmp_path), tokenizer=str(tmp_path))
+    ended = 0
+    for prompt in [f"w{n} w{n * 7 % 60}" for n in range(1, 30)]:
+        (expected,) = theirs(prompt, max_new_tokens=8, do_sample=False)
+        found = sample_texts(model, loaded, [prompt], Sampling(8, temperature=0))[0]
+        assert spelled(found) == spelled(expected["generated_text"])
+        ended += len(spelled(found)) < 10
+    assert 0 < ended < 29  # some stopped early, some did not
+
+
+def test_what_a_tokenizer_puts_behind_a_text_does_not_end_the_prompt():
+    words = words_of(20, "<bos> $A <eos>")
+    assert words("w3").input_ids == [20, 3, 21]
+    assert encode_prompt(words, "w3") == [20, 3]
+    assert encode_prompt(words, "") == [20]  # a beginning, where there is such a token
+    assert encode_prompt(words_of(20), "") == []
+
+
+def test_a_row_of_the_vocabulary_without_a_token_is_never_written(tmp_path):
+    """Models pad their vocabularies to a round number: 80 rows here, 63 tokens."""
+    words = words_of(60)
+    llama_folder(tmp_path, words, 80, [61])
+    model, loaded = load_folder(tmp_path)
+    with torch.no_grad():  # the rows beyond are the likeliest
+        model.lm_head.weight[63:] = 50 * model.lm_head.weight[:17].abs()
+    for kind in (model, LlamaForCausalLM.from_pretrained(tmp_path)):
+        with torch.no_grad():
+            kind.lm_head.weight.copy_(model.lm_head.weight)
+        for temperature in (0, 1.0):
+            (text,) = sample_texts(kind, loaded, ["w5"], Sampling(20, temperature=temperature))
+            assert len(text.split()) > 1 and set(text.split()) <= {f"w{n}" for n in range(60)}
+
+
+def test_a_letter_that_a_vocabulary_does_not_have_is_named():
+    from llm_data.fast_tokenizer import character_tokenizer
+
+    tokenizer = character_tokenizer(["to be or not"])
+    model = GPT(GPTConfig(len(tokenizer), hidden_size=32)).eval()
+    for prompt, place, letter in (("to be?", 5, "?"), ("é", 0, "é")):
+        with pytest.raises(ValueError, match=rf"character {place} of the prompt, '\{letter}', is not in the model's"):
+            sample_texts(model, tokenizer, ["to", prompt], Sampling(3))
+    with pytest.raises(ValueError, match="lone surrogate"):
+        sample_texts(model, tokenizer, ["to\udcff"], Sampling(3))
+    with pytest.raises(ValueError, match="a prompt is empty"):
+        sample_texts(model, tokenizer, [""], Sampling(3))
+
+
+def test_a_model_without_a_last_position_writes_as_much_as_is_asked_for():
+    torch.manual_seed(0)
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=97, hidden_size=32, n_layer=1, n_head=2, eos_token_id=None)).eval()
+    found = generate_by_transformers(bloom, [[5, 6, 7]], Sampling(30, temperature=0))
+    assert len(found[0]) == 30
+
+
+def test_the_cost_of_a_token_does_not_grow_with_the_square_of_the_text(models):
+    """What is made anew for each token: at most so many numbers, with 20 and with 40 positions before."""
+    ours, _ = models
+
+    class Largest(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in weights:
+                self.most = max(self.most, out.numel())
+            return out
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in ours.parameters()}
+    sizes = []
+    for length in (10, 50):
+        cache = KeyValueCache()
+        ours(torch.ones(1, length, dtype=torch.long), cache=cache)
+        with Largest() as counted, torch.no_grad():
+            ours(torch.ones(1, 1, dtype=torch.long), attention_mask=torch.ones(1, length + 1).long(), cache=cache)
+        sizes.append(counted.most)
+    # The cache is the largest: keys of one layer, 2 heads of 16 numbers a position.
+    assert sizes[1] <= 51 * 2 * 16 + 600

@@ -356,6 +356,14 @@ def test_openais_two_files(tmp_path: Path) -> None:
         load_gpt2(tmp_path)
 
 
+BEGINS = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [0], "tokens": ["[CLS]"]}},
+}
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
@@ -366,7 +374,7 @@ def test_openais_two_files(tmp_path: Path) -> None:
         (["pre_tokenizer"], None, "pre_tokenizer = null"),
         (["pre_tokenizer", "add_prefix_space"], True, "add_prefix_space = true"),
         (["pre_tokenizer", "use_regex"], False, "use_regex = false"),
-        (["post_processor"], {"type": "TemplateProcessing", "special_tokens": {"[CLS]": {}}}, "TemplateProcessing"),
+        (["post_processor"], BEGINS, "TemplateProcessing"),
         (["decoder"], {"type": "Fuse"}, "decoder"),
         (["model", "dropout"], 0.1, "dropout = 0.1"),
         (["model", "byte_fallback"], True, "byte_fallback = true"),
