@@ -1,45 +1,45 @@
 """`babygpt`: train, resume, validate, test, sample and export from a shell.
 
 `fit`, `validate`, `test` are Lightning's own CLI with our model and data; every key of a YAML file is also an option.
-What a reader can mend is one line on stderr and exit code 1; `babygpt --traceback ...` shows where it came from.
+A mistake is one line on stderr and exit code 1; COURSE_TRACEBACK=1, or `babygpt --traceback ...`, shows where it came
+from.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
+import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser
 from llm_data.datamodule import LLMDataModule
 from llm_data.manifest import ShardError
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from course.lightning_tools import ProgressLine, quiet
-from llm_core.babygpt import BabyGPT, NonFiniteLoss
-from llm_core.checkpoints import load_checkpoint, refuse_another_tokenizer, refuse_other_hyperparameters
+from course.errors import SWITCH, traceback_wanted
+from course.lightning_tools import quiet
+from llm_core.babygpt import NonFiniteLoss
+from llm_core.checkpoints import load_checkpoint
 from llm_core.folder import load_folder, save_folder
-from llm_core.model import GPTConfig
-from llm_core.preflight import alone_in, check_files, check_numbers, find_checkpoint
-from llm_core.pretrained import load_pretrained
-from llm_core.resume import AtomicCheckpoints
+from llm_core.foreign import Questions, refuse_unless_finite
 from llm_core.sampling import Sampling, sample_texts
+from llm_core.training_cli import CLI, GO_ON, TERMINATED, TRAINER, ConfiguredGPT, Run
 
 HELP = """usage: babygpt COMMAND [OPTIONS]
 
@@ -51,139 +51,8 @@ HELP = """usage: babygpt COMMAND [OPTIONS]
 
 `babygpt COMMAND --help` lists the options; `babygpt fit --print_config` prints a whole configuration.
 """
-TRAINER = {
-    "max_steps": 2000, "val_check_interval": 200, "check_val_every_n_epoch": None, "log_every_n_steps": 10,
-    "gradient_clip_val": 1.0, "enable_progress_bar": False, "enable_model_summary": False,
-}  # fmt: skip
 EXPECTED = (ValueError, OSError, ShardError, NonFiniteLoss, ArgumentError, MisconfigurationException)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a run is kept, and how it is run.
-
-    Args:
-        folder: for checkpoints (`last.ckpt`, `best.ckpt`), TensorBoard's files and the configuration.
-        checkpoint_every: steps from one `last.ckpt` to the next.
-        compile: put the model through torch.compile: faster steps, after a start of half a minute and more.
-    """
-
-    folder: str = "runs/babygpt"
-    checkpoint_every: int = 100
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_every < 1:
-            raise ValueError(f"run.checkpoint_every={self.checkpoint_every} must be at least 1")
-
-
-class ConfiguredGPT(BabyGPT):
-    """BabyGPT from a configuration file.
-
-    Args:
-        config: sizes of a new model; a `vocab_size` of 0 takes the tokenizer's.
-        pretrained: a folder or hub id of transformers to train on, in place of a new model; it brings its tokenizer.
-    """
-
-    def __init__(self, config: GPTConfig, pretrained: str | None = None, **options: Any) -> None:
-        model: Any = config if pretrained is None else load_pretrained(pretrained)[0]
-        super().__init__(model=model, **options)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        data: Any = self.trainer
-        refuse_another_tokenizer(checkpoint, data.datamodule.tokenizer)
-        if self.trainer.state.fn == "fit":
-            refuse_other_hyperparameters(checkpoint, self.hparams)
-
-
-class CLI(LightningCLI):
-    """Lightning's CLI, with the run's folder, and the sizes that follow from the data."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_class_arguments(Run, "run")
-        parser.set_defaults({"model.config.vocab_size": 0})
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {name: keys for name, keys in LightningCLI.subcommands().items() if name in ("fit", "validate", "test")}
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would put a checkpoint's values in the place of those that were asked for, in silence."""
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.config.subcommand]
-        check_numbers(self.config.subcommand, config)
-        folder = Path(config.run.folder)
-        config.ckpt_path = find_checkpoint(config.ckpt_path, folder, fits=self.config.subcommand == "fit")
-        config.trainer.default_root_dir = str(folder)
-        if config.model.pretrained is not None:
-            default = GPTConfig(1)
-            for field in fields(GPTConfig):
-                value = config.model.config[field.name]
-                if value and value != getattr(default, field.name):
-                    raise ValueError(f"model.config.{field.name} has no effect beside model.pretrained; remove it")
-            config.model.config.vocab_size = 1
-            if re.fullmatch(r"char|bpe-\d+", config.data.tokenizer):  # ids of another tokenizer mean nothing to it
-                _, tokenizer = load_pretrained(config.model.pretrained)
-                tokenizer.save_pretrained(folder / "tokenizer")
-                config.data.tokenizer = str(folder / "tokenizer")
-        elif not config.model.config.vocab_size:
-            config.model.config.vocab_size = self._tokenizer_size(config.data)
-
-    def before_fit(self) -> None:
-        config = self.config[self.config.subcommand]
-        if config.run.compile and config.model.loss_chunk:
-            raise ValueError("run.compile has no effect beside model.loss_chunk; remove one of them")
-        if config.run.compile:
-            self.model.model.compile()
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        if subcommand != "fit" or not self.trainer.is_global_zero:
-            return super()._run_subcommand(subcommand)
-        with alone_in(Path(self.trainer.default_root_dir)):
-            try:
-                super()._run_subcommand(subcommand)
-            except SystemExit as stop:  # what Lightning makes of Ctrl-C
-                raise KeyboardInterrupt("--ckpt_path last goes on from the last checkpoint") from stop
-
-    def after_fit(self) -> None:
-        self.trainer.save_checkpoint(Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
-        val_loss = self.trainer.callback_metrics.get("val_loss", math.nan)
-        losses = {"train_loss": self.model.step_loss, "val_loss": val_loss}
-        told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if not math.isnan(loss)) or "none taken"
-        print(f"{self.trainer.global_step} steps, {told}; kept in {self.trainer.default_root_dir}")
-
-    @staticmethod
-    def _tokenizer_size(options: Namespace) -> int:
-        data = LLMDataModule(**{**options.as_dict(), "progress": False})
-        data.prepare_data()
-        data.setup("validate")
-        return data.vocab_size
-
-    def instantiate_trainer(self, **options: Any) -> Any:
-        """The Trainer of the configuration, with what every run has."""
-        config = self.config[self.config.subcommand]
-        folder, run = Path(config.run.folder), config.run
-        given = self.config_init[self.config.subcommand].trainer
-        options["callbacks"] = [
-            *(given.callbacks or []),
-            ProgressLine(),
-            ModelCheckpoint(
-                folder / "checkpoints", every_n_train_steps=run.checkpoint_every, save_top_k=0, save_last=True,
-                enable_version_counter=False,
-            ),
-            ModelCheckpoint(
-                folder / "checkpoints", "best", monitor="val_loss", save_top_k=1, enable_version_counter=False
-            ),
-        ]  # fmt: skip
-        if config.trainer.logger in (None, True):
-            options["logger"] = TensorBoardLogger(folder, name="", version="")
-        options["plugins"] = [*(given.plugins or []), AtomicCheckpoints()]
-        try:
-            return super().instantiate_trainer(**options)
-        except TypeError as error:  # for devices that are no number
-            raise ValueError(str(error)) from error
+MOST_SAMPLES = 10_000  # of one prompt: all are drawn at once
 
 
 def open_model(place: str) -> tuple[nn.Module, PreTrainedTokenizerFast]:
@@ -199,6 +68,8 @@ def open_model(place: str) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     model, tokenizer = load_folder(path) if path.is_dir() else load_checkpoint(path)
     if tokenizer is None:
         raise ValueError(f"{place} has no tokenizer; give a run of babygpt, or a folder it exported")
+    refuse_unless_finite(model)
+    Questions()(model, packed=False, chunked=False)
     return model, tokenizer
 
 
@@ -208,11 +79,11 @@ def sample(arguments: Sequence[str]) -> None:
     parser.add_argument("model", help="a run's folder, a checkpoint or an exported folder")
     parser.add_argument("--prompt", nargs="+", required=True, help="how the text begins; or several beginnings")
     parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt")
-    parser.add_class_arguments(Sampling, None, skip={"stop_ids"})
+    parser.add_class_arguments(Sampling, None, skip={"stop_ids", "suppress_tokens"})
     options = parser.parse_args(list(arguments)).as_dict()
     place, prompts, number = options.pop("model"), options.pop("prompt"), options.pop("num_samples")
-    if number < 1:
-        raise ValueError(f"num_samples={number} must be at least 1")
+    if not 1 <= number <= MOST_SAMPLES:
+        raise ValueError(f"num_samples={number} must be from 1 to {MOST_SAMPLES}; more with another seed")
     model, tokenizer = open_model(place)
     prompts = [prompt for prompt in prompts for _ in range(number)]
     for text in sample_texts(model, tokenizer, prompts, Sampling(**options)):
@@ -226,10 +97,9 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("folder", help="what to write; it must not exist yet")
     options = parser.parse_args(list(arguments))
     folder = Path(options.folder)
-    part = folder.parent / f"{folder.name}.part"  # a folder that is there is whole
-    for there in (folder, part):
-        if there.exists():
-            raise ValueError(f"{there} exists; give a new folder")
+    if folder.exists():
+        raise ValueError(f"{folder} exists; give a new folder")
+    part = folder.parent / f".{folder.name}.{os.getpid()}.part"  # a folder that is there is whole
     try:
         save_folder(*open_model(options.model), part)
         part.rename(folder)
@@ -254,42 +124,78 @@ def one_line(error: BaseException) -> str:
     return f"{told}; " + (f"did you mean {close[0]}?" if close else "`--help` after the command lists what there is")
 
 
+@contextmanager
+def terminated() -> Iterator[None]:
+    """Within, SIGTERM ends what runs as Ctrl-C does, from wherever it is."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    traceback = "--traceback" in given
+    traceback = "--traceback" in given or traceback_wanted()
     given = [each for each in given if each != "--traceback"]
     if not given or given[0] in ("-h", "--help"):
         print(HELP)
         return 0 if given else 2
-    quiet()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for harmless in ("LightningCLI's args", "Checkpoint directory .* exists", ".*could not find the monitored key"):
-        warnings.filterwarnings("ignore", message=harmless)
-    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing changes on a CPU
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter shows a mark in its place
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        if given[0] in ("fit", "validate", "test"):
-            check_files(given)
-            CLI(
-                ConfiguredGPT, LLMDataModule, args=given, seed_everything_default=0, auto_configure_optimizers=False,
-                save_config_callback=SaveConfigCallback if given[0] == "fit" else None,
-                save_config_kwargs={"overwrite": True}, parser_kwargs={"exit_on_error": False},
-                trainer_defaults=TRAINER,
-            )  # fmt: skip
-        elif given[0] in ("sample", "export"):
-            {"sample": sample, "export": export}[given[0]](given[1:])
-        else:
-            raise ValueError(f"no command {given[0]!r}; choose fit, validate, test, sample or export")
-    except EXPECTED as error:
-        if traceback:
-            raise
-        print(f"babygpt: {one_line(error)}", file=sys.stderr)
-        return 1
+        with terminated():
+            run_command(given)
     except KeyboardInterrupt as stop:
         print(f"babygpt: stopped; {stop}" if str(stop) else "babygpt: stopped", file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        if stop.code != TERMINATED:
+            raise
+        print(f"babygpt: terminated; {GO_ON}" if given[0] == "fit" else "babygpt: terminated", file=sys.stderr)
+        return TERMINATED
+    except BrokenPipeError:  # whoever read what is printed has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if traceback:
+            raise
+        unexpected = "" if isinstance(error, EXPECTED) else f" ({type(error).__name__}; {SWITCH}=1 shows where)"
+        print(f"babygpt: {one_line(error)}{unexpected}", file=sys.stderr)
+        return 1
     return 0
+
+
+def run_command(given: Sequence[str]) -> None:
+    """One command, with the libraries' chatter turned off."""
+    quiet()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for harmless in (
+        "LightningCLI's args", "Checkpoint directory .* exists", ".*could not find the monitored key",
+        "The `srun` command is available", "The number of training batches .* is smaller", "Be aware that when using `ckpt_path`",
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", message=harmless)
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing changes on a CPU
+    if given[0] in ("fit", "validate", "test"):
+        CLI(
+            ConfiguredGPT, LLMDataModule, args=given, seed_everything_default=0, auto_configure_optimizers=False,
+            save_config_callback=SaveConfigCallback if given[0] == "fit" else None,
+            save_config_kwargs={"overwrite": True}, parser_kwargs={"exit_on_error": False}, trainer_defaults=TRAINER,
+        )  # fmt: skip
+    elif given[0] in ("sample", "export"):
+        {"sample": sample, "export": export}[given[0]](given[1:])
+    else:
+        raise ValueError(f"no command {given[0]!r}; choose fit, validate, test, sample or export")
 
 
 if __name__ == "__main__":

@@ -100,3 +100,19 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 raise
             reason = f"{target} cannot be written ({cause.strerror}); make room, and go on from the checkpoint before"
             raise OSError(reason) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """A checkpoint's values; never objects, whose making can run code."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def refuse_other_epochs(before: int | None, now: int | None, max_epochs: int | None) -> None:
+    """Raise a ValueError for a run that is counted in epochs and goes on with steps of another number of rows.
+
+    Lightning took the length of all epochs, and of the schedule, from what was left of the first one.
+    """
+    if max_epochs not in (None, -1) and None not in (before, now) and before != now:
+        raise ValueError(
+            f"a step had {before} rows and would have {now}; trainer.max_epochs={max_epochs} means another number of "
+            "steps then: keep batch size, accumulation and devices, or give trainer.max_steps"
+        )

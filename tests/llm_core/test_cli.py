@@ -1,6 +1,7 @@
 """`babygpt` as a reader runs it: every command, every promised error, and runs that are killed."""
 
 import errno
+import io
 import json
 import os
 import random
@@ -31,16 +32,17 @@ STEPS = 30
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
-    """A run of seconds, with dropout; checkpoints and validations not at the same steps."""
+    """A run of seconds, with dropout, and with epochs that hold no whole number of steps; every other checkpoint falls
+    on the step of a validation."""
     folder = tmp_path_factory.mktemp("text")
     values = {
         "data": {"corpus": f"text:{own_text(folder)}", "tokenizer": "bpe-300", "context": 32, "batch_size": 4,
                  "val_percent": 10, "test_percent": 10},
         "model": {"config": {"hidden_size": 32, "num_hidden_layers": 2, "attention_dropout": 0.2,
                              "max_position_embeddings": 32}, "warmup_steps": 5},
-        "trainer": {"max_steps": STEPS, "val_check_interval": 7, "accelerator": "cpu", "log_every_n_steps": 1,
-                    "accumulate_grad_batches": 1},
-        "run": {"checkpoint_every": 4},
+        "trainer": {"max_steps": STEPS, "val_check_interval": 6, "accelerator": "cpu", "log_every_n_steps": 1,
+                    "accumulate_grad_batches": 2},
+        "run": {"checkpoint_every": 3},
     }  # fmt: skip
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -84,8 +86,8 @@ HOOKS = ["batch_start", "before_optimizer_step", "batch_end", "validation", "sav
 def test_killed_at_random_steps_it_is_the_same_run(options, finished, tmp_path):
     """SIGKILL in the middle of a step, after it, in a validation, while saving; then `--ckpt_path last`."""
     draw = random.Random(4)
-    kills = sorted((draw.randint(1, STEPS - 1), draw.choice(HOOKS[:3])) for _ in range(2))
-    kills += [(21, "validation"), (24, "save")]
+    kills = [(draw.randint(1, 17), draw.choice(HOOKS[:3]))]
+    kills += [(18, "validation"), (21, "save"), (24, "validation"), (STEPS, "validation")]
     for step, hook in sorted(kills):
         killer = json.dumps({"class_path": "witness.Killer", "init_args": {"step": step, "hook": hook}})
         done = fit(tmp_path, options, "--trainer.callbacks+", killer, "--ckpt_path", "last")
@@ -134,7 +136,7 @@ def test_without_the_random_states_dropout_would_differ(options, finished, tmp_p
     assert fit(tmp_path, options, "--ckpt_path", "last").returncode == 0
     expected = {each["step"]: each["loss"] for each in losses(finished / "losses")}
     resumed = losses(tmp_path / "losses")[9:]
-    assert [each["step"] for each in resumed] == list(range(9, STEPS + 1))
+    assert [each["step"] for each in resumed] == list(range(7, STEPS + 1))  # the last checkpoint before was of step 6
     assert all(each["loss"] != expected[each["step"]] for each in resumed)
 
 
@@ -155,6 +157,7 @@ def test_what_a_run_leaves(finished):
     found = [float(each.value) for each in events.Scalars("train_loss")]  # in single precision
     expected = [float.fromhex(each["loss"]) for each in losses(finished / "losses")]
     assert found == torch.tensor(expected, dtype=torch.float32).tolist()
+    assert [each.step + 1 for each in events.Scalars("val_loss")] == [6, 12, 18, 24, 30]  # steps, not batches
     rates = [each.value for each in events.Scalars("learning_rate")]
     assert [rates[0], max(rates), rates[-1]] == pytest.approx([1e-3 / 5, 1e-3, 1e-4])
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["config"]["hidden_size"] == 32
@@ -176,10 +179,10 @@ def test_validate_and_test(finished, here, capsys):
     config = finished / "run" / "config.yaml"
     of_the_fit = config.read_text()
     best = torch.load(finished / "run" / "checkpoints" / "best.ckpt", weights_only=True)
-    (state,) = [each for name, each in best["callbacks"].items() if "'val_loss'" in name]
+    state = best["callbacks"]["RunCheckpoints"]
     out = printed(capsys, "validate", "--config", config, "--ckpt_path", "best")
     found = float(re.search(r"val_loss\W+([\d.]+)", out)[1])
-    assert found == pytest.approx(state["best_model_score"].item(), abs=1e-5)
+    assert found == pytest.approx(state["best_val_loss"], abs=1e-5)
     assert "val_bits_per_byte" in out
     other = ["--config", config, "--ckpt_path", "last", "--data.batch_size", "3"]
     assert "test_perplexity" in printed(capsys, "test", *other)
@@ -335,7 +338,7 @@ ERRORS = {
     "no model to sample": (["sample", "nowhere", "--prompt", "x"], "nowhere: no such checkpoint"),
     "an empty folder": (["sample", ".", "--prompt", "x"], "has no config.json; give a run of babygpt"),
     "temperature": (["sample", "RUN", "--prompt", "x", "--temperature", "-1"], "temperature=-1.0 must be 0 or more"),
-    "num_samples": (["sample", "RUN", "--prompt", "x", "--num_samples", "0"], "num_samples=0 must be at least 1"),
+    "num_samples": (["sample", "RUN", "--prompt", "x", "--num_samples", "0"], "num_samples=0 must be from 1 to 10000"),
     "a prompt that is too long": (["sample", "RUN", "--prompt", "alpha " * 60], "leaves no room in 32 positions"),
     "export over a folder": (["export", "RUN", "."], "exists; give a new folder"),
     "nothing to sample": (["sample"], "arguments are required: "),
@@ -347,7 +350,7 @@ ERRORS = {
     "no batches a step": (["fit", *MINE, "--trainer.accumulate_grad_batches", "0"], "batches=0 must be at least 1"),
     "never a point": (["fit", *MINE, "--trainer.log_every_n_steps", "0"], "log_every_n_steps=0 must be at least 1"),
     "validated after 0": (["fit", *MINE, "--trainer.val_check_interval", "0"], "val_check_interval=0 must be above 0"),
-    "no training": (["fit", *MINE, "--trainer.limit_train_batches", "0"], "limit_train_batches=0 must be above 0"),
+    "no training": (["fit", *MINE, "--trainer.limit_train_batches", "0"], "limit_train_batches=0: an epoch goes on"),
     "weights below 0": (["fit", *MINE, "--model.config.initializer_range", "-1"], "range=-1.0 must be 0 or more"),
     "no rotation": (["fit", *MINE, "--model.config.rope_theta", "0"], "rope_theta=0.0 must be above 0"),
     "Lightning's own": (["fit", *MINE, "--trainer.gradient_clip_algorithm", "no"], "Allowed algorithms"),
@@ -370,6 +373,26 @@ ERRORS = {
     ),
     "a temperature that overflows": (["sample", "RUN", "--prompt", "x", "--temperature", "1e-40"], "0, or at least 1e"),
     "a penalty that overflows": (["sample", "RUN", "--prompt", "x", "--repetition_penalty", "1e-40"], "at least 1e-6"),
+    "a rate of infinity": (["fit", *MINE, "--model.learning_rate", ".inf"], "model.learning_rate=inf must be a finite"),
+    "a folder for files of its own": (["fit", *MINE, "--trainer.default_root_dir", "x"], "no effect; set run.folder"),
+    "a default beside a pretrained model": (
+        ["fit", "--model.pretrained", "nowhere", "--model.config.num_hidden_layers", "4"], "layers has no effect beside"
+    ),
+    "a model beyond memory": (
+        ["fit", *MINE, "--model.config.hidden_size", "1000000000", "--model.config.intermediate_size", "32"],
+        "; make model.config smaller",
+    ),
+    "another's run": (["fit", *MINE, "--run.folder", "best", "--ckpt_path", "LAST"], "holds a run, which one that"),
+    "over a run, by a copy": (["fit", *MINE, "--run.folder", "RUN", "--ckpt_path", "copy.ckpt"], "would write over"),
+    "a damaged checkpoint": (["validate", *MINE, "--ckpt_path", "flipped.ckpt"], "flipped.ckpt is damaged ("),
+    "a damaged checkpoint to sample": (["sample", "flipped.ckpt", "--prompt", "x"], "flipped.ckpt is damaged ("),
+    "weights that are no numbers": (["sample", "nan.ckpt", "--prompt", "alpha"], "of the model is not finite"),
+    "weights that are no numbers to export": (["export", "nan.ckpt", "out"], "of the model is not finite"),
+    "a character nobody knows": (["sample", "RUN", "--prompt", "a\udcff"], "lone surrogate U+DCFF"),
+    "too many texts": (["sample", "RUN", "--prompt", "x", "--num_samples", "1000000000"], "must be from 1 to 10000"),
+    "no end to the heat": (["sample", "RUN", "--prompt", "x", "--temperature", ".inf"], "temperature=inf must be 0 or"),
+    "an accelerator that is not here": (["fit", *MINE, "--trainer.accelerator", "tpu"], "torch_xla"),
+    "a precision that is not here": (["fit", *MINE, "--trainer.precision", "transformer-engine"], "ransformer"),
     "a large seed": (["sample", "RUN", "--prompt", "x", "--seed", "9" * 30], "from -2^63 to 2^64"),
 }  # fmt: skip
 
@@ -385,7 +408,14 @@ def test_an_error_is_one_line(arguments, message, options, finished, here, capsy
     run_folder = finished / "run"
     last = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
     (here / "half.ckpt").write_bytes(last[: len(last) // 2])
+    (here / "copy.ckpt").write_bytes(last)
+    middle = len(last) // 2  # in the weights, or their averages: numbers all of them
+    (here / "flipped.ckpt").write_bytes(last[:middle] + bytes([last[middle] ^ 0x20]) + last[middle + 1 :])
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, here / "plain.ckpt")
+    if "nan.ckpt" in arguments:
+        broken = torch.load(here / "copy.ckpt", weights_only=True)
+        broken["state_dict"] = {name: values * float("nan") for name, values in broken["state_dict"].items()}
+        torch.save(broken, here / "nan.ckpt")
     text = Path(yaml.safe_load(options.read_text())["data"]["corpus"].removeprefix("text:")).read_text()
     (here / "shifted.txt").write_text(text.translate(str.maketrans("abcdefgh", "bcdefgha")))  # as many tokens, others
     (here / "own").mkdir()
@@ -418,6 +448,102 @@ def test_ctrl_c_says_how_to_go_on(options, tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (130, 1), done.stderr
     assert "stopped; --ckpt_path last goes on" in done.stderr
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_terminated_run_says_how_to_go_on(options, tmp_path):
+    stopper = json.dumps(
+        {"class_path": "witness.Killer", "init_args": {"step": 7, "hook": "batch_end", "number": signal.SIGTERM}}
+    )
+    done = fit(tmp_path, options, "--trainer.callbacks+", stopper)
+    assert (done.returncode, len(done.stderr.splitlines())) == (143, 1), done.stderr
+    assert "terminated; --ckpt_path last goes on" in done.stderr
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_where_slurm_is_installed_a_run_is_as_quiet(options, here, monkeypatch, capsys):
+    (here / "srun").write_text("#!/bin/sh\n")
+    (here / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(here), prepend=os.pathsep)
+    assert main(["fit", "--config", str(options), "--trainer.max_steps", "6", "--run.folder", "new"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_validation_writes_nothing(finished, here, capsys):
+    """So a run in a folder that takes no files can be looked at."""
+    shutil.copytree(finished / "run", "run")
+    before = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")}
+    printed(capsys, "validate", "--config", "run/config.yaml", "--run.folder", "run", "--ckpt_path", "best")
+    assert {path: path.stat().st_mtime_ns for path in Path("run").rglob("*")} == before
+
+
+def test_a_model_is_not_judged_on_what_it_was_trained_on(finished, options, here, capsys):
+    """A larger share takes documents for validation that were trained on; a smaller one takes none."""
+    printed(capsys, "export", finished / "run", "words")
+    own = ["--config", options, "--data.tokenizer", "words", "--run.folder", "run", "--ckpt_path", "last"]
+    printed(capsys, "fit", *own, "--trainer.max_steps", 1, "--model.warmup_steps", 0)
+    for command, share in (("validate", "val_percent"), ("validate", "test_percent"), ("test", "test_percent")):
+        assert main([command, *map(str, own), f"--data.{share}", "45"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "trained on" in line and share in line
+    printed(capsys, "validate", *own, "--data.test_percent", 5)
+    printed(capsys, "test", *own, "--data.val_percent", 5)
+
+
+def test_a_part_of_the_configuration_in_a_file_of_its_own(options, here, capsys):
+    Path("data.yaml").write_text("context: 16\n")
+    few = ["--trainer.max_steps", 1, "--model.warmup_steps", 0, "--trainer.limit_val_batches", 0]
+    printed(capsys, "fit", "--config", options, "--data", "data.yaml", "--run.folder", "run", *few)
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["data"] is not None
+
+
+def test_a_run_in_a_folder_that_was_moved_keeps_its_best(finished, options, here, capsys):
+    shutil.copytree(finished / "run", "moved")
+    last, best = Path("moved/checkpoints/last.ckpt"), Path("moved/checkpoints/best.ckpt")
+    saved, kept = torch.load(last, weights_only=True), best.read_bytes()
+    saved["callbacks"]["RunCheckpoints"]["best_val_loss"] = 0.01  # no validation to come is as good
+    torch.save(saved, last)
+    printed(capsys, "fit", "--config", options, "--run.folder", "moved", "--ckpt_path", "last",
+            "--trainer.max_steps", STEPS + 6)  # fmt: skip
+    assert torch.load(last, weights_only=True)["global_step"] == STEPS + 6
+    assert best.read_bytes() == kept
+
+
+def test_an_interrupted_export_can_be_run_again(finished, here, monkeypatch, capsys):
+    def stopped(model, tokenizer, folder):
+        folder.mkdir()
+        (folder / "config.json").touch()
+        monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # as after a SIGKILL
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_core.cli.save_folder", stopped)
+        assert main(["export", str(finished / "run"), "folder"]) == 130
+    assert not Path("folder").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert "wrote folder" in printed(capsys, "export", finished / "run", "folder")
+    assert AutoModelForCausalLM.from_pretrained("folder").config.model_type == "llama"
+
+
+def test_a_text_goes_out_through_any_terminal(finished, here, monkeypatch):
+    """What the terminal's encoding cannot show is a mark."""
+    monkeypatch.setattr("llm_core.cli.sample_texts", lambda *_: ["a – ü"])
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["sample", str(finished / "run"), "--prompt", "alpha"]) == 0
+    out.flush()
+    assert out.buffer.getvalue() == b"a ? ?\n\n"
+
+
+def test_epochs_are_not_counted_on_with_steps_of_another_size(options, here, capsys):
+    epochs = ["--trainer.max_steps", -1, "--trainer.max_epochs", 2, "--run.folder", "run"]
+    printed(capsys, "fit", "--config", options, *epochs)
+    arguments = ["fit", "--config", str(options), *map(str, epochs), "--ckpt_path", "last", "--trainer.max_epochs", "4"]
+    assert main([*arguments, "--data.batch_size", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a step had 8 rows and would have 4; trainer.max_epochs=4 means another number of steps" in line
+    assert main([*arguments, "--data.batch_size", "2", "--trainer.accumulate_grad_batches", "4"]) == 0
 
 
 def test_ctrl_c_while_it_samples(monkeypatch, capsys):
@@ -475,7 +601,11 @@ def test_last_before_the_first_checkpoint_begins(options, here, capsys):
     assert "no checkpoint in new/checkpoints yet; beginning at step 0" in capsys.readouterr().err.replace(os.sep, "/")
 
 
-def test_a_crash_of_our_own_is_not_hidden(here, monkeypatch):
+def test_a_crash_of_our_own_is_one_line_and_not_hidden(here, monkeypatch, capsys):
     monkeypatch.setattr("llm_core.cli.open_model", lambda place: 1 / 0)
+    assert main(["sample", "x", "--prompt", "y"]) == 1
+    told = "babygpt: division by zero (ZeroDivisionError; COURSE_TRACEBACK=1 shows where)\n"
+    assert capsys.readouterr().err == told
+    monkeypatch.setenv("COURSE_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         main(["sample", "x", "--prompt", "y"])

@@ -4,6 +4,7 @@ python -m torch.distributed.run --nproc-per-node=2 -m witness OUT
 """
 
 import json
+import math
 import os
 import random
 import sys
@@ -23,9 +24,12 @@ class Losses(pl.Callback):
     """Appends each step's loss, exactly, to a file."""
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path)
+        self.path, self.seen = Path(path), None
 
     def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == self.seen or math.isnan(pl_module.step_loss):
+            return  # a batch of a step that is not whole yet
+        self.seen = trainer.global_step
         line = {"step": trainer.global_step, "loss": pl_module.step_loss.hex()}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -1,0 +1,129 @@
+"""When a run of `babygpt` validates, and what it keeps: `last.ckpt` and `best.ckpt`, always between two steps."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+
+class ValidateEverySteps(pl.Callback):
+    """Validation after every so many optimiser steps, across epochs.
+
+    Lightning counts batches: with accumulated gradients a validation would fall inside a step, and a checkpoint that is
+    made there has lost the gradients of the step's first batches.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self._seen = steps, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._seen = trainer.global_step
+        self._set(trainer, due=False)  # a checkpoint is made after its step's validation
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        stepped, self._seen = trainer.global_step != self._seen, trainer.global_step
+        self._set(trainer, due=stepped and trainer.global_step % self.steps == 0)
+
+    @staticmethod
+    def _set(trainer: pl.Trainer, due: bool) -> None:
+        # Lightning validates where the number of batches so far is a multiple of this.
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        trainer.val_check_batch = max(batches, 1) if due else batches + 1
+
+
+class RunCheckpoints(Checkpoint):
+    """Writes a run's two checkpoints, in the folder that it is given and nowhere else, and deletes nothing.
+
+    Where a step is followed by a validation, its `last.ckpt` comes after it: a run killed in the validation repeats it.
+    The last step of a run has one too: what Lightning says of its loops once they have ended is not where more steps
+    would begin.
+    The state holds a number and no path: a checkpoint may come from anybody, and a run's folder may be moved.
+
+    Args:
+        folder: of both files.
+        every: steps between two `last.ckpt`.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.best_val_loss = math.inf
+        self.last_step: int | None = None
+        self._seen, self._late = 0, False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._seen, self._late = trainer.global_step, False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        stepped, self._seen = trainer.global_step != self._seen, trainer.global_step
+        if stepped and (trainer.global_step % self.every == 0 or self._is_at_its_end(trainer)):
+            fetcher: Any = trainer.fit_loop._data_fetcher
+            self._late = trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+            if not self._late:
+                self.save_last(trainer)
+
+    def save_last(self, trainer: pl.Trainer) -> None:
+        """Write `last.ckpt`, unless it is of this step already."""
+        if self.last_step != trainer.global_step:
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            self.last_step = trainer.global_step
+
+    @staticmethod
+    def _is_at_its_end(trainer: pl.Trainer) -> bool:
+        ends_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 == trainer.max_epochs
+        return trainer.global_step == trainer.max_steps or (ends_epoch and last_epoch)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        loss = float(trainer.callback_metrics.get("val_loss", math.inf))
+        if loss < self.best_val_loss:
+            self.best_val_loss = loss
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        if self._late:
+            self._late = False
+            self.save_last(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say of a checkpoint made in a validation what one says that is made just before it: the batch is not quite
+        over. From there Lightning knows that an epoch may have ended; else its next step would be of one batch."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            if trainer.validating and counts["completed"] == counts["processed"] > 0:
+                counts["completed"] -= 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_val_loss": self.best_val_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Without its file the best is one of another folder, and this one has none yet.
+        if (self.folder / "best.ckpt").is_file():
+            self.best_val_loss = float(state_dict["best_val_loss"])
+
+
+def forget_foreign_places(checkpoint: dict[str, Any]) -> None:
+    """Drop the state of each callback whose files do not plainly lie in its own folder.
+
+    Lightning's `ModelCheckpoint` deletes the file, or folder, that the state calls the one before; its guard is passed
+    by `..` and by addresses such as `local://`.
+    """
+    states = checkpoint.get("callbacks", {})
+    for name, state in list(states.items()):
+        if isinstance(state, dict) and any("path" in str(key) for key in state):
+            folder = str(state.get("dirpath"))
+            paths = [value for key, value in state.items() if "path" in str(key) and value and key != "dirpath"]
+            paths += list(state.get("best_k_models") or {})
+            if not all(_plainly_inside(str(path), folder) for path in paths):
+                del states[name]
+
+
+def _plainly_inside(path: str, folder: str) -> bool:
+    plain = os.path.normpath(path) == path and "://" not in path
+    return plain and path.endswith(".ckpt") and os.path.dirname(path) == os.path.normpath(folder)
