@@ -182,7 +182,8 @@ def run_command(given: Sequence[str]) -> None:
     transformers_logging.disable_progress_bar()
     for harmless in (
         "LightningCLI's args", "Checkpoint directory .* exists", ".*could not find the monitored key",
-        "The `srun` command is available", "The number of training batches .* is smaller", "Be aware that when using `ckpt_path`",
+        "The `srun` command is available", "The number of training batches .* is smaller",
+        "Be aware that when using `ckpt_path`",
     ):  # fmt: skip
         warnings.filterwarnings("ignore", message=harmless)
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing changes on a CPU
