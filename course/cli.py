@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import io
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from course import errors
 from course.curriculum import CourseError, find_root, load
-
-INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells count
+from course.terminal import INTERRUPTED, PIPE_CLOSED, ended_by_sigterm, forget_output, show_any_letter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: whatever went wrong is one line and 2, or a signal's number."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a terminal's encoding lacks must not end a command
+    show_any_letter()
     options = _parser().parse_args(arguments)
     try:
-        with _ended_by_sigterm():
+        with ended_by_sigterm():
             status = int(options.command(options))
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -34,35 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        _forget_output()
+        forget_output()
         return PIPE_CLOSED if isinstance(errors.first(error), BrokenPipeError) else errors.report(error)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Leave by an exception on SIGTERM, so that kernels end and temporary folders go."""
-
-    def end(number: int, frame: object) -> NoReturn:
-        raise SystemExit(TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _forget_output() -> None:
-    """Drop what standard output has not taken: the interpreter would try again at its end, and print a traceback."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except (OSError, ValueError):
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -20,11 +20,10 @@ from course.errors import one_line, traceback_wanted
 from course.execute import environment, execute
 from course.notebooks import Notebook, NotebookError, code_sha256, read, write, write_text
 from course.output import files
+from course.terminal import INTERRUPTED, TERMINATED
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-INTERRUPTED, TERMINATED = 130, 143  # 128 and the signal's number, as shells count
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,10 @@ import difflib
 import os
 import re
 import shutil
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
@@ -34,12 +30,13 @@ from transformers.utils import logging as transformers_logging
 
 from course.errors import SWITCH, traceback_wanted
 from course.lightning_tools import quiet
+from course.terminal import INTERRUPTED, PIPE_CLOSED, TERMINATED, ended_by_sigterm, forget_output, show_any_letter
 from llm_core.babygpt import NonFiniteLoss
 from llm_core.checkpoints import load_checkpoint
 from llm_core.folder import load_folder, save_folder
 from llm_core.foreign import Questions, refuse_unless_finite
 from llm_core.sampling import Sampling, sample_texts
-from llm_core.training_cli import CLI, GO_ON, TERMINATED, TRAINER, ConfiguredGPT, Run
+from llm_core.training_cli import CLI, GO_ON, TRAINER, ConfiguredGPT, Run
 
 HELP = """usage: babygpt COMMAND [OPTIONS]
 
@@ -124,59 +121,42 @@ def one_line(error: BaseException) -> str:
     return f"{told}; " + (f"did you mean {close[0]}?" if close else "`--help` after the command lists what there is")
 
 
-@contextmanager
-def terminated() -> Iterator[None]:
-    """Within, SIGTERM ends what runs as Ctrl-C does, from wherever it is."""
-
-    def stop(*_: Any) -> None:
-        raise SystemExit(TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in given or traceback_wanted()
     given = [each for each in given if each != "--traceback"]
-    if not given or given[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if given else 2
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter shows a mark in its place
-        with suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    show_any_letter()
     try:
-        with terminated():
+        with ended_by_sigterm():
             run_command(given)
+            sys.stdout.flush()
     except KeyboardInterrupt as stop:
         print(f"babygpt: stopped; {stop}" if str(stop) else "babygpt: stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except SystemExit as stop:
         if stop.code != TERMINATED:
             raise
         print(f"babygpt: terminated; {GO_ON}" if given[0] == "fit" else "babygpt: terminated", file=sys.stderr)
         return TERMINATED
     except BrokenPipeError:  # whoever read what is printed has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        forget_output()
+        return PIPE_CLOSED
     except Exception as error:
         if traceback:
             raise
+        forget_output()
         unexpected = "" if isinstance(error, EXPECTED) else f" ({type(error).__name__}; {SWITCH}=1 shows where)"
         print(f"babygpt: {one_line(error)}{unexpected}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if given else 2
 
 
 def run_command(given: Sequence[str]) -> None:
-    """One command, with the libraries' chatter turned off."""
+    """One command, with the libraries' chatter turned off; help where none is named."""
+    if not given or given[0] in ("-h", "--help"):
+        print(HELP)
+        return
     quiet()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

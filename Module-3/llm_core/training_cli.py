@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from course.lightning_tools import ProgressLine
+from course.terminal import TERMINATED
 from llm_core.babygpt import BabyGPT
 from llm_core.checkpoints import refuse_another_tokenizer, refuse_other_hyperparameters
 from llm_core.config import GPTConfig
@@ -28,7 +29,6 @@ TRAINER = {
     "max_steps": 2000, "val_check_interval": 200, "check_val_every_n_epoch": None, "log_every_n_steps": 10,
     "gradient_clip_val": 1.0, "enable_progress_bar": False, "enable_model_summary": False,
 }  # fmt: skip
-TERMINATED = 143  # what a shell makes of a process that SIGTERM ended
 GO_ON = "--ckpt_path last goes on from the last checkpoint"
 
 
@@ -116,8 +116,9 @@ class CLI(LightningCLI):
                     raise ValueError(f"{key} has no effect beside model.pretrained; remove it")
             config.model.config.vocab_size = 1
             if re.fullmatch(r"char|bpe-\d+", config.data.tokenizer):  # ids of another tokenizer mean nothing to it
-                _, tokenizer = load_pretrained(config.model.pretrained)
-                tokenizer.save_pretrained(folder / "tokenizer")
+                if self.config.subcommand == "fit" or not (folder / "tokenizer").is_dir():
+                    _, tokenizer = load_pretrained(config.model.pretrained)
+                    tokenizer.save_pretrained(folder / "tokenizer")
                 config.data.tokenizer = str(folder / "tokenizer")
         elif not config.model.config.vocab_size:
             config.model.config.vocab_size = self._tokenizer_size(config.data)
@@ -133,7 +134,7 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C, and `terminated` of a SIGTERM
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C, and we of a SIGTERM
             if stop.code == TERMINATED or subcommand != "fit":
                 raise
             raise KeyboardInterrupt(GO_ON) from stop

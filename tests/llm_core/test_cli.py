@@ -536,6 +536,18 @@ def test_a_text_goes_out_through_any_terminal(finished, here, monkeypatch):
     assert out.buffer.getvalue() == b"a ? ?\n\n"
 
 
+@pytest.mark.parametrize(("place", "code", "lines"), [("pipe", 141, 0), ("/dev/full", 1, 1)])
+def test_nobody_reads_what_is_printed(place, code, lines, tmp_path):
+    """A closed pipe (`| head -1`) ends a command quietly, a full device with a line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = writer if place == "pipe" else os.open(place, os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "-m", "llm_core.cli", "--help"], stdout=out, stderr=subprocess.PIPE, text=True
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, lines), done.stderr
+
+
 def test_epochs_are_not_counted_on_with_steps_of_another_size(options, here, capsys):
     epochs = ["--trainer.max_steps", -1, "--trainer.max_epochs", 2, "--run.folder", "run"]
     printed(capsys, "fit", "--config", options, *epochs)

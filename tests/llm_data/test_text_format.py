@@ -51,6 +51,8 @@ def tarred():
         (b"PAR1\x15\x04\x15", "a parquet file"),
         (b"\x00" * 100, "not UTF-8"),
     ],
+    # A compressed file holds the time: as a name of a test each worker would have another one.
+    ids=lambda value: "data" if isinstance(value, bytes) else value,
 )
 @pytest.mark.parametrize(("name", "errors"), [("a.txt", "strict"), ("a.jsonl", "replace")])
 def test_what_is_no_text_is_refused_by_its_name(tmp_path, data, message, name, errors):
