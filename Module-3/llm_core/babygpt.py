@@ -15,13 +15,13 @@ from llm_data.measures import bits_per_byte
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from llm_core.checkpoints import describe, refuse_another_shape
+from llm_core.checkpoints import describe, refuse_another_shape, refuse_other_states
 from llm_core.foreign import Questions, forward_options, refuse_unless_it_fits
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import parameter_groups
 from llm_core.pretrained import pretrained
-from llm_core.resume import RandomState, refuse_other_epochs
+from llm_core.resume import RandomState, refuse_other_steps, settle_progress
 from llm_core.run_callbacks import forget_foreign_places
 
 # Where several batches make a step, the backward pass starts from the sum of the losses divided by this, of the size of
@@ -141,7 +141,7 @@ class BabyGPT(pl.LightningModule):
         steps, warmup = self.trainer.estimated_stepping_batches, self.hparams["warmup_steps"]
         if math.isinf(steps):
             raise ValueError("the schedule needs the length of the run: give the Trainer max_steps or max_epochs")
-        if warmup >= steps:
+        if warmup >= steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise ValueError(f"warmup_steps={warmup} leaves nothing of a run of {int(steps)} steps; lower it")
         groups = parameter_groups(self.model, self.hparams["weight_decay"])
         optimizer = torch.optim.AdamW(
@@ -156,6 +156,10 @@ class BabyGPT(pl.LightningModule):
         scheduler.lr_lambdas = [lambda step: rate(min(step, int(steps) - 1))] * len(groups)
         # Lightning's default interval is the epoch: the rate would stay at its first value for a whole one.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        # What an interrupted run of this module has left inside a step.
+        self._losses, self._targets = torch.zeros_like(self._losses), torch.zeros_like(self._targets)
 
     def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         self._clock = self._clock or time.perf_counter()
@@ -269,17 +273,28 @@ class BabyGPT(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = getattr(self.trainer, "datamodule", None)
         tokenizer = data.tokenizer if isinstance(data, LLMDataModule) else None
-        checkpoint.update(describe(self.model, tokenizer), last_good_loss=self._last_good, step_rows=self._step_rows)
+        checkpoint.update(describe(self.model, tokenizer), last_good_loss=self._last_good, step=self._step)
 
     @property
-    def _step_rows(self) -> int | None:
-        """Rows of a whole step, over all batches and devices, where the data says."""
+    def _step(self) -> dict[str, int] | None:
+        """Rows and batches of a whole step, over all devices, where the data says."""
         data = getattr(self.trainer, "datamodule", None)
-        return data.batch_size * self._batches if isinstance(data, LLMDataModule) else None
+        if not isinstance(data, LLMDataModule):
+            return None
+        return {"rows": data.batch_size * self._batches, "batches": self.trainer.accumulate_grad_batches}
+
+    @property
+    def inside_a_step(self) -> bool:
+        """Whether some batches of a step were seen, and its weights not changed yet."""
+        return bool(self._targets > 0)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         forget_foreign_places(checkpoint)
-        if self.trainer.state.fn == "fit":
-            refuse_other_epochs(checkpoint.get("step_rows"), self._step_rows, self.trainer.max_epochs)
         refuse_another_shape(checkpoint, self.model)
+        trainer: Any = self.trainer
+        if trainer.state.fn == "fit":
+            refuse_other_steps(checkpoint.get("step"), self._step, trainer.max_epochs not in (None, -1))
+            refuse_other_states(checkpoint, parameter_groups(self.model, self.hparams["weight_decay"]))
+            if not trainer.overfit_batches and trainer.limit_train_batches == 1.0:
+                settle_progress(checkpoint)
         self._last_good = checkpoint.get("last_good_loss", math.nan)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llm_data.errors import one_line
+from llm_data.errors import is_failure, one_line
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -19,7 +19,13 @@ from llm_core.model import GPT, GPTConfig
 from llm_core.sampling import set_stop_ids, stop_ids
 
 PREFIX = "model."  # the name of the model inside BabyGPT
-FREE = ("attention_dropout", "initializer_range")  # may change between runs of one model
+# May change between runs of one model, or say nothing of its numbers.
+FREE = (
+    "attention_dropout", "initializer_range", "transformers_version", "_name_or_path", "name_or_path", "dtype",
+    "torch_dtype", "architectures", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "vocab_size",
+    "tie_word_embeddings", "output_attentions", "output_hidden_states", "return_dict", "_attn_implementation",
+    "problem_type", "id2label", "label2id", "task_specific_params",
+)  # fmt: skip
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -32,6 +38,7 @@ def describe(model: nn.Module, tokenizer: PreTrainedTokenizerFast | None) -> dic
     if tokenizer is not None:
         special = {name: getattr(tokenizer, name) for name in SPECIAL}
         described["tokenizer"] = {"json": tokenizer.backend_tokenizer.to_str(), "special": special}
+        described["tokenizer"]["chat_template"] = tokenizer.chat_template
     return described
 
 
@@ -49,10 +56,14 @@ def refuse_another_shape(checkpoint: dict[str, Any], model: nn.Module) -> None:
     other = [
         f"{key}={theirs[key]} (here {ours[key]})"
         for key in ours
-        if key in theirs and theirs[key] != ours[key] and key not in FREE
+        if key in theirs
+        and key not in FREE
+        and "dropout" not in key
+        and "drop" not in key
+        and plain_json(theirs[key]) != plain_json(ours[key])
     ]
-    # Heads and rotary base leave no trace in the shapes: our own configurations are compared too.
-    if found == wanted and not (other and "gpt_config" in checkpoint):
+    # Heads, rotary base and the like leave no trace in the shapes.
+    if found == wanted and not other:
         return
     raise ValueError(
         f"the checkpoint is of another model: {', '.join(other) or 'its weights have other names'}; take its "
@@ -91,6 +102,29 @@ def refuse_other_hyperparameters(checkpoint: dict[str, Any], wanted: Mapping[str
                 f"model.{key}={wanted[key]} has no effect on a run that goes on with {saved[key]}; leave it so, or "
                 "export the run and begin another from it with model.pretrained"
             )
+
+
+def plain_json(value: Any) -> str:
+    """A value as JSON has it, where keys are texts and tuples lists."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def refuse_other_states(checkpoint: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+    """Compare the shapes of an optimiser's states with the parameters': a fused step reads beyond a smaller one.
+
+    Raises:
+        ValueError: when one does not fit.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    for saved in checkpoint.get("optimizer_states") or []:
+        for place, state in saved.get("state", {}).items():
+            for name, values in state.items():
+                fits = isinstance(place, int) and place < len(parameters) and isinstance(values, torch.Tensor)
+                if not fits or (name != "step" and values.shape != parameters[place].shape) or values.numel() == 0:
+                    raise ValueError(
+                        f"the checkpoint's optimiser state {name} of parameter {place} does not fit the model; take "
+                        "another checkpoint, or export this one and begin a new run from it"
+                    )
 
 
 def plain(value: Any) -> Any:
@@ -132,6 +166,8 @@ def _what_is_wrong(checkpoint: Any) -> str:
     weights = checkpoint.get("state_dict")
     if not isinstance(weights, dict) or not all(isinstance(each, torch.Tensor) for each in weights.values()):
         return "it has no weights"
+    if any(each.untyped_storage().nbytes() < each.numel() * each.element_size() for each in weights.values()):
+        return "its weights are less than their shapes"
     told = checkpoint.get("tokenizer", {"json": "", "special": {}})
     if not isinstance(told, dict) or not isinstance(told.get("json"), str) or not isinstance(told.get("special"), dict):
         return "its tokenizer is none"
@@ -155,13 +191,21 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFas
             refuse_another_shape(checkpoint, _model_of(checkpoint))
         model = _model_of(checkpoint)
         model.load_state_dict(weights)
+        loaded = model.state_dict()
+        if "hf_config" in checkpoint and any(not torch.equal(loaded[name], values) for name, values in weights.items()):
+            # Two matrices that differ, and a configuration that ties them: they were apart when this was saved.
+            model = _model_of({**checkpoint, "hf_config": {**checkpoint["hf_config"], "tie_word_embeddings": False}})
+            model.load_state_dict(weights)
         set_stop_ids(model, checkpoint.get("stop_ids", ()))
         tokenizer = None
         if "tokenizer" in checkpoint:
             special = {name: token for name, token in checkpoint["tokenizer"]["special"].items() if token is not None}
             made = Tokenizer.from_str(checkpoint["tokenizer"]["json"])
             tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **special)
-    except Exception as error:  # a configuration, weights and a tokenizer that do not fit each other
+            tokenizer.chat_template = checkpoint["tokenizer"].get("chat_template")
+    except BaseException as error:  # a configuration, weights and a tokenizer that do not fit; a panic in Rust
+        if not is_failure(error):
+            raise
         raise ValueError(f"{path} is no checkpoint of babygpt ({type(error).__name__}: {one_line(error)})") from error
     return model.eval(), tokenizer
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from llm_data.datamodule import LLMDataModule
+from llm_data.errors import is_failure
 from llm_data.manifest import ShardError
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import SaveConfigCallback
@@ -58,7 +59,7 @@ def open_model(place: str) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     Raises:
         ValueError: when it is none of them, or has no tokenizer.
     """
-    path = Path(place)
+    path = Path(os.path.expanduser(place))
     if path.is_dir():
         found = [path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
         path = next((each for each in found if each.is_file()), path)
@@ -93,7 +94,7 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("model", help="a run's folder or a checkpoint")
     parser.add_argument("folder", help="what to write; it must not exist yet")
     options = parser.parse_args(list(arguments))
-    folder = Path(options.folder)
+    folder = Path(os.path.expanduser(options.folder))
     if folder.exists():
         raise ValueError(f"{folder} exists; give a new folder")
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"  # a folder that is there is whole
@@ -142,8 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read what is printed has gone
         forget_output()
         return PIPE_CLOSED
-    except Exception as error:
-        if traceback:
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        if traceback or not is_failure(error):
             raise
         forget_output()
         unexpected = "" if isinstance(error, EXPECTED) else f" ({type(error).__name__}; {SWITCH}=1 shows where)"

@@ -27,8 +27,11 @@ from llm_core.pretrained import pretrained
 from llm_core.sampling import stop_ids
 
 WEIGHTS = "model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"
+)  # fmt: skip
 # What our model does, and does not do otherwise.
-FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "is_causal": True}
 
 
 def save_pretrained(model: GPT, folder: Path | str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
@@ -113,7 +116,7 @@ def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
         model: nn.Module = from_pretrained(folder)
     except ValueError:  # another architecture; or, told by transformers then, weights that do not fit
         model = pretrained(AutoModelForCausalLM, folder, dtype=torch.float32).eval()
-    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return model, pretrained(AutoTokenizer, folder) if has_tokenizer else None
 
 

@@ -108,7 +108,7 @@ def refuse_unless_causal(model: nn.Module) -> None:
     with _asked(model):
         ids = _ids(model)
         changed = ids.clone()
-        changed[:, -1] = ids[:, 0]
+        changed[:, -1] = (ids[:, -1] + 1) % vocab_rows(model)
         before, after = (_logits(model, row)[:, :-1] for row in (ids, changed))
     if _apart(before, after, _exact(before)):
         raise ValueError(
@@ -122,15 +122,15 @@ def refuse_unless_apart(model: nn.Module) -> None:
     with _asked(model):
         ids = _ids(model)
         positions = torch.cat([torch.arange(FIRST), torch.arange(SECOND)])[None].to(ids.device)
-        other = torch.cat([ids[:, :FIRST].flip(1), ids[:, FIRST:]], dim=1)
-        reason = ""
+        other = torch.cat([(ids[:, :FIRST] + 1) % vocab_rows(model), ids[:, FIRST:]], dim=1)
+        reason = _by_length(model)
         try:
             alone = _logits(model, ids[:, FIRST:])
             packed, changed = (_logits(model, row, position_ids=positions)[:, FIRST:] for row in (ids, other))
             if _apart(packed, changed, _exact(packed)):
                 reason = "lets the documents of a packed row see each other"
             # Sums of other sizes round otherwise: here a bound, not equality.
-            elif _apart(packed, alone, min(1e3 * torch.finfo(packed.dtype).eps, 0.05)):
+            elif not reason and _apart(packed, alone, min(1e3 * torch.finfo(packed.dtype).eps, 0.05)):
                 reason = "does not count the positions of packed documents as it counts them alone"
         except TypeError as error:
             if "position_ids" not in str(error):
@@ -138,6 +138,16 @@ def refuse_unless_apart(model: nn.Module) -> None:
             reason = "takes no position_ids, and so does not know where packed documents begin"
     if reason:
         raise ValueError(f"{_name(model)} {reason}; take data.packing dynamic, static or bucketed (a document a row)")
+
+
+def _by_length(model: nn.Module) -> str:
+    """Why a row's length decides how its positions turn, where it does: a few tokens would not show it."""
+    body: Any = model
+    rope = getattr(text_config(body.config), "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type")} | {each.get("rope_type") for each in rope.values() if isinstance(each, dict)}
+    if kinds & {"dynamic", "longrope"}:
+        return "turns its positions by the length of the whole row"
+    return ""
 
 
 def refuse_unless_finite(model: nn.Module) -> None:

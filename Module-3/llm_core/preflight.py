@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from llm_core.checkpoints import read_checkpoint
 from llm_core.config import GPTConfig
 
 PARTS = ("run", "data", "model", "trainer")
+TEXTS = ("config", "c", *PARTS, "model.config")  # options whose value is a file, or YAML in its place
 NAMES = ("run.folder", "data.corpus", "data.tokenizer", "data.cache", "model.pretrained", "ckpt_path")  # may be 007
 SAVED = "# pytorch_lightning=="  # how Lightning begins the configuration of a run
 PLAIN = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
@@ -39,6 +41,11 @@ class Once(yaml.SafeLoader):
             seen[str(key.value)] = line
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        if ":" in node.value:
+            raise ValueError(f"{node.value} in line {node.start_mark.line + 1} is no plain decimal number; write one")
+        return super().construct_yaml_float(node)
+
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if not PLAIN.fullmatch(node.value):
             raise ValueError(f"{node.value} in line {node.start_mark.line + 1} is no plain decimal number; write one")
@@ -46,6 +53,7 @@ class Once(yaml.SafeLoader):
 
 
 Once.add_constructor("tag:yaml.org,2002:int", Once.construct_yaml_int)
+Once.add_constructor("tag:yaml.org,2002:float", Once.construct_yaml_float)
 
 
 def check_arguments(arguments: Sequence[str]) -> set[str]:
@@ -61,7 +69,7 @@ def check_arguments(arguments: Sequence[str]) -> set[str]:
     """
     written: set[str] = set()
     for option, value in _options(arguments):
-        if option in ("config", "c", *PARTS):
+        if option in TEXTS:
             written |= _check_text(value, "" if option in ("config", "c") else option)
         else:
             written.add(option)
@@ -96,7 +104,16 @@ def _check_text(given: str, part: str) -> set[str]:
     for each in PARTS if not part else ():
         if each in values and not isinstance(values[each], dict):
             raise ValueError(f"{name}: {each}={values[each]!r} must hold keys; see `babygpt fit --print_config`")
-    return set() if text.startswith(SAVED) else set(_keys(values, part))
+    keys = list(_keys(values, part))
+    twice = [key for key, number in Counter(keys).items() if number > 1]
+    if twice:  # as `data.context` beside `data: {context: ...}`
+        raise ValueError(f"{name}: {twice[0]} is given twice; keep one")
+    nested = (
+        (values.get("model") or {}).get("config") if not part else values.get("config") if part == "model" else None
+    )
+    if isinstance(nested, str):
+        keys += _check_text(nested, "model.config")
+    return set() if text.startswith(SAVED) else set(keys)
 
 
 def _keys(values: dict[Any, Any], before: str) -> Iterator[str]:
@@ -159,6 +176,8 @@ def _refuse_without_meaning(trainer: Any) -> None:
         least, most = trainer[less], trainer[more]
         if least is not None and most not in (None, -1) and least > most:
             raise ValueError(f"trainer.{less}={least} is more than {more}={most}; lower it")
+    if trainer.max_steps == -1 and trainer.max_epochs is None:
+        raise ValueError("trainer.max_steps=-1 is a run without an end; give trainer.max_steps or trainer.max_epochs")
     if trainer.limit_train_batches not in (None, 1.0):
         wrong = f"trainer.limit_train_batches={trainer.limit_train_batches}: an epoch goes on where the last one ended"
         raise ValueError(f"{wrong}, so it would limit nothing; take trainer.max_steps")
@@ -210,11 +229,14 @@ def find_checkpoint(wanted: str | Path | None, folder: Path, fits: bool) -> str 
     path = checkpoints / f"{wanted}.ckpt" if wanted in ("last", "best") else Path(wanted or "")
     held = [name for name in ("last", "best") if (checkpoints / f"{name}.ckpt").is_file()]
     if path.is_file():
-        if fits and held and path.resolve().parent != checkpoints.resolve():
+        if fits and held and path.parent.resolve() != checkpoints.resolve():
             wrong = f"{folder} holds a run, which one that goes on from {path} would write over"
             raise ValueError(f"{wrong}; add --ckpt_path {held[0]} to go on with it, or take another --run.folder")
         read_checkpoint(path)
         return str(path)
+    if wanted == "last" and fits and held == ["best"]:  # killed between the first validation and the first last.ckpt
+        print(f"babygpt: no last.ckpt in {checkpoints} yet; going on from best.ckpt", file=sys.stderr)
+        return find_checkpoint("best", folder, fits)
     if wanted in (None, "last") and fits and held:
         raise ValueError(f"{folder} holds a run; add --ckpt_path {held[0]} to go on, or take another --run.folder")
     if wanted == "last" and fits:

@@ -66,9 +66,16 @@ def _refuse_other_shapes(place: str | Path, failed: str) -> None:
     What this cannot read, such as a hub id or another format, is left to `from_pretrained`.
     """
     there: dict[str, tuple[int, ...]] = {}
+    if (Path(place) / "adapter_config.json").is_file():
+        raise ValueError(f"{failed} it is an adapter; merge it into its model first (peft's merge_and_unload)")
     try:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        for path in sorted(Path(place).glob("*.safetensors")):
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(f"{failed} its weights are quantised (quantization_config); take those of full precision")
+        if "/" in str(getattr(config, "_attn_implementation", None)):  # a name on the hub: code of somebody else's
+            raise ValueError(f"{failed} its attn_implementation is code from the hub; remove that key")
+        whole = Path(place) / "model.safetensors"
+        for path in [whole] if whole.is_file() else sorted(Path(place).glob("model-*-of-*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 there |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         layers = getattr(config, "num_hidden_layers", None) or 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ class RandomState(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, _: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         states: list[Any] = [random_state()]
-        if trainer.world_size > 1:
+        if self._restored is not None:  # no step was taken since: what was drawn meanwhile is not of the run
+            states = self._restored
+        elif trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_state())
         checkpoint["random_state"] = states
@@ -106,13 +109,47 @@ class AtomicCheckpoints(TorchCheckpointIO):
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 
-def refuse_other_epochs(before: int | None, now: int | None, max_epochs: int | None) -> None:
-    """Raise a ValueError for a run that is counted in epochs and goes on with steps of another number of rows.
+def refuse_other_steps(before: Mapping[str, int] | None, now: Mapping[str, int] | None, epochs: bool) -> None:
+    """Raise a ValueError for a run that goes on with steps of another number of rows, where that is more than it says.
 
-    Lightning took the length of all epochs, and of the schedule, from what was left of the first one.
+    Lightning takes the length of every epoch, and of a schedule that is counted in epochs, from what is left of the
+    first one; and where several batches make a step it counts them from the beginning of an epoch.
+
+    Args:
+        before, now: `rows` of a step and `batches` of one; None where the data does not say.
+        epochs: whether the run's length is counted in epochs.
     """
-    if max_epochs not in (None, -1) and None not in (before, now) and before != now:
+    if before is None or now is None or before == now:
+        return
+    if epochs or before["batches"] > 1 or now["batches"] > 1:
         raise ValueError(
-            f"a step had {before} rows and would have {now}; trainer.max_epochs={max_epochs} means another number of "
-            "steps then: keep batch size, accumulation and devices, or give trainer.max_steps"
+            f"a step had {before['rows']} rows in {before['batches']} batches and would have {now['rows']} in "
+            f"{now['batches']}; that can change at a batch a step and with trainer.max_steps only: keep batch size, "
+            "accumulation and devices"
         )
+
+
+def settle_progress(checkpoint: dict[str, Any]) -> None:
+    """Say of Lightning's loops where the loader stands: it is the loader's rows that a run has seen.
+
+    Lightning notes how far a hook of its own had come, and reads an epoch's end that was saved in one hook and gone on
+    from twice as another number of epochs. Here a resumed run begins between two batches: with the next epoch, or
+    inside one behind so many batches.
+    """
+    place = checkpoint.get("LLMDataModule", {}).get("train")
+    loops = checkpoint.get("loops", {}).get("fit_loop")
+    if not place or not loops:
+        return
+    epoch, batches = int(place["epoch"]), int(place["steps"])
+    inside = int(batches > 0)
+    for counts in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):
+        counts.update(ready=epoch + inside, started=epoch + inside, processed=epoch, completed=epoch)
+    progress = loops["epoch_loop.batch_progress"]
+    total = progress["total"]["ready"]
+    progress["total"].update(ready=total, started=total, processed=total, completed=total)
+    progress["current"].update(ready=batches, started=batches, processed=batches, completed=batches)
+    progress["is_last_batch"] = False
+    validation = loops["epoch_loop.val_loop.batch_progress"]
+    for counts in (validation["total"], validation["current"]):
+        counts.update(ready=0, started=0, processed=0, completed=0)
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]

@@ -40,8 +40,7 @@ class RunCheckpoints(Checkpoint):
     """Writes a run's two checkpoints, in the folder that it is given and nowhere else, and deletes nothing.
 
     Where a step is followed by a validation, its `last.ckpt` comes after it: a run killed in the validation repeats it.
-    The last step of a run has one too: what Lightning says of its loops once they have ended is not where more steps
-    would begin.
+    The last step of a run has one too.
     The state holds a number and no path: a checkpoint may come from anybody, and a run's folder may be moved.
 
     Args:
@@ -67,8 +66,10 @@ class RunCheckpoints(Checkpoint):
                 self.save_last(trainer)
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Write `last.ckpt`, unless it is of this step already."""
-        if self.last_step != trainer.global_step:
+        """Write `last.ckpt`, unless it is of this step already, or the run stopped inside a step, as after `max_time`:
+        the gradients of that step's first batches are in no checkpoint."""
+        module: Any = trainer.lightning_module
+        if self.last_step != trainer.global_step and not module.inside_a_step:
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.last_step = trainer.global_step
 
@@ -88,16 +89,6 @@ class RunCheckpoints(Checkpoint):
         if self._late:
             self._late = False
             self.save_last(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Say of a checkpoint made in a validation what one says that is made just before it: the batch is not quite
-        over. From there Lightning knows that an epoch may have ended; else its next step would be of one batch."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            if trainer.validating and counts["completed"] == counts["processed"] > 0:
-                counts["completed"] -= 1
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_val_loss": self.best_val_loss}

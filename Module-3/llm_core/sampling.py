@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from llm_data.errors import is_failure
 from llm_data.fast_tokenizer import begin_ids
 from llm_data.pretokenize import refuse_surrogates
 from torch import Tensor, nn
@@ -201,7 +202,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
     refuse_surrogates(prompt)
     try:
         ids = tokenizer(prompt, add_special_tokens=False).input_ids
-    except Exception as error:  # the library's own class is Exception
+    except BaseException as error:  # the library's own class is Exception, and a panic in Rust is none
+        if not is_failure(error):
+            raise
         has = tokenizer.backend_tokenizer.token_to_id
         place = next((i for i, letter in enumerate(prompt) if has(letter) is None), None)
         if place is None:
@@ -256,19 +259,24 @@ def generate_by_transformers(
     """
     body: Any = model
     most = room(model, prompts, how.max_new_tokens)
-    ids, mask = pad_left(prompts, pad_id, next(body.parameters()).device)
     asked = GenerationConfig(
         max_new_tokens=most, do_sample=how.temperature > 0, temperature=float(how.temperature) or None,
         top_k=how.top_k, top_p=float(how.top_p), repetition_penalty=float(how.repetition_penalty),
         suppress_tokens=list(how.suppress_tokens) or None, pad_token_id=pad_id, eos_token_id=list(how.stop_ids) or None,
     )  # fmt: skip
+    rows: list[list[int]] = [[] for _ in prompts]
     kept = body.generation_config
     try:
         body.generation_config = asked  # `generate` fills from it what an argument leaves open
-        with torch.random.fork_rng():
-            torch.manual_seed(how.seed)
-            out = body.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
+        for length in sorted({len(prompt) for prompt in prompts}):  # without padding, which some families do not mask
+            places = [place for place, prompt in enumerate(prompts) if len(prompt) == length]
+            ids, mask = pad_left([prompts[place] for place in places], pad_id, next(body.parameters()).device)
+            with torch.random.fork_rng():
+                torch.manual_seed(how.seed)
+                out = body.generate(ids, attention_mask=mask)[:, length:].tolist()
+            for place, row in zip(places, out, strict=True):
+                rows[place] = row
     finally:
         body.generation_config = kept
-    ends = [next((i + 1 for i, token in enumerate(row) if token in how.stop_ids), len(row)) for row in out]
-    return [row[:end] for row, end in zip(out, ends, strict=True)]
+    ends = [next((i + 1 for i, token in enumerate(row) if token in how.stop_ids), len(row)) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)]

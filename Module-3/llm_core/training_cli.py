@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from llm_data.datamodule import LLMDataModule
+from llm_data.named_tokenizer import loaded_tokenizer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -104,10 +107,13 @@ class CLI(LightningCLI):
         if config.trainer.default_root_dir is not None:
             wrong = f"trainer.default_root_dir={config.trainer.default_root_dir} has no effect"
             raise ValueError(f"{wrong}; set run.folder in its place")
+        config.run.folder = os.path.expanduser(config.run.folder)
         folder = Path(config.run.folder)
         if self.config.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             self.held.enter_context(alone_in(folder))  # before it is looked at: another run may just begin in it
         config.ckpt_path = find_checkpoint(config.ckpt_path, folder, fits=self.config.subcommand == "fit")
+        if config.ckpt_path and config.trainer.overfit_batches:
+            raise ValueError("trainer.overfit_batches begins with the first rows, and a run that goes on does not")
         if config.model.pretrained is not None:
             default = GPTConfig(1)
             for field in fields(GPTConfig):
@@ -116,13 +122,27 @@ class CLI(LightningCLI):
                     raise ValueError(f"{key} has no effect beside model.pretrained; remove it")
             config.model.config.vocab_size = 1
             if re.fullmatch(r"char|bpe-\d+", config.data.tokenizer):  # ids of another tokenizer mean nothing to it
-                if self.config.subcommand == "fit" or not (folder / "tokenizer").is_dir():
-                    _, tokenizer = load_pretrained(config.model.pretrained)
-                    tokenizer.save_pretrained(folder / "tokenizer")
-                config.data.tokenizer = str(folder / "tokenizer")
+                config.data.tokenizer = self._kept_tokenizer(config.model.pretrained, folder / "tokenizer")
         elif not config.model.config.vocab_size:
             config.model.config.vocab_size = self._tokenizer_size(config.data)
         refuse_too_large(GPTConfig(**own(config.model.config)))
+
+    def _kept_tokenizer(self, pretrained: str, place: Path) -> str:
+        """A folder with the tokenizer of a pretrained model: the run's own, or where nothing is trained a passing one.
+
+        Raises:
+            ValueError: when another tokenizer lies where the run's would.
+        """
+        _, tokenizer = load_pretrained(pretrained)
+        if self.config.subcommand != "fit":
+            place = Path(self.held.enter_context(tempfile.TemporaryDirectory()))
+        elif place.exists():
+            there = loaded_tokenizer(str(place))
+            if there.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
+                raise ValueError(f"{place} holds another tokenizer; move it away, or take another --run.folder")
+            return str(place)
+        tokenizer.save_pretrained(place)
+        return str(place)
 
     def before_fit(self) -> None:
         config = self.config[self.config.subcommand]
@@ -164,7 +184,7 @@ class CLI(LightningCLI):
         given = self.config_init[self.config.subcommand].trainer
         options["default_root_dir"] = str(folder)
         options["callbacks"] = [*(given.callbacks or []), ProgressLine()]
-        if fits:
+        if fits and not config.trainer.fast_dev_run:
             options["callbacks"].append(RunCheckpoints(folder / "checkpoints", config.run.checkpoint_every))
             if config.trainer.check_val_every_n_epoch is None:
                 options["callbacks"].append(ValidateEverySteps(config.trainer.val_check_interval))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from llm_core.checkpoints import describe, load_checkpoint, refuse_another_shape
+from llm_core.checkpoints import describe, load_checkpoint, refuse_another_shape, refuse_other_states
 from llm_core.folder import from_pretrained, load_folder, save_folder, save_pretrained
 from llm_core.model import GPT, GPTConfig
 from llm_core.pretrained import load_pretrained
@@ -258,6 +258,7 @@ FORMS = {
     "gelu": {"hidden_act": "gelu"},
     "a key of another library": {"sliding_window": 3, "quantizer": "none"},
     "several ends": {"eos_token_id": [3, 5]},
+    "both sides": {"is_causal": False},
 }
 
 
@@ -358,6 +359,71 @@ def test_a_value_that_is_none_is_refused_by_name(key, value):
         replace(CONFIG, **{key: value})
 
 
+REFUSED = {
+    "quantised": ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "are quantised"),
+    "a kernel of the hub": ({"attn_implementation": "some/kernel"}, "is code from the hub"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_folder_that_is_refused_by_name(changes, message, tmp_path):
+    saved(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_folder(tmp_path)
+
+
+def test_what_else_lies_in_a_folder_does_not_matter(ids, tmp_path):
+    saved(tmp_path)
+    save_file({"model.embed_tokens.weight": torch.zeros(7, 7)}, tmp_path / "before.safetensors")
+    same_as_transformers(tmp_path, ids)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="it is an adapter; merge it"):
+        load_folder(tmp_path)
+
+
+def test_two_matrices_that_were_apart_stay_apart_in_a_checkpoint(ids, tmp_path):
+    rewrite(saved(tmp_path, copy.deepcopy(UNTIED), tie_word_embeddings=True), with_both_heads)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    state = {f"model.{key}": values for key, values in theirs.state_dict().items()}
+    torch.save({"state_dict": state, **describe(theirs, None)}, tmp_path / "a.ckpt")
+    assert torch.equal(load_checkpoint(tmp_path / "a.ckpt")[0](ids).logits, theirs(ids).logits)
+
+
+def test_a_checkpoint_of_a_model_with_other_numbers_is_refused():
+    """Of the same shapes: the rotary base and the like leave no trace in the weights."""
+    llama = LlamaForCausalLM(UNTIED)
+    other = copy.deepcopy(UNTIED)
+    other.rms_norm_eps = 0.1
+    state = {f"model.{key}": values for key, values in llama.state_dict().items()}
+    checkpoint = {"state_dict": state, **describe(llama, None)}
+    refuse_another_shape(checkpoint, LlamaForCausalLM(copy.deepcopy(UNTIED)))
+    with pytest.raises(ValueError, match=r"rms_norm_eps=1e-06 \(here 0\.1\)"):
+        refuse_another_shape(checkpoint, LlamaForCausalLM(other))
+
+
+def test_an_optimisers_state_of_another_shape_is_refused():
+    """A fused step would read and write beyond it."""
+    model = GPT(CONFIG)
+    parameters = list(model.parameters())
+    states = {
+        place: {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(each)} for place, each in enumerate(parameters)
+    }
+    groups = [{"params": parameters}]
+    refuse_other_states({"optimizer_states": [{"state": states}]}, groups)
+    for wrong in (torch.zeros(3), torch.zeros(0), parameters[1].detach()):
+        broken = {**states, 0: {**states[0], "exp_avg": wrong}}
+        with pytest.raises(ValueError, match="state exp_avg of parameter 0 does not fit"):
+            refuse_other_states({"optimizer_states": [{"state": broken}]}, groups)
+    with pytest.raises(ValueError, match="of parameter 99 does not fit"):
+        refuse_other_states({"optimizer_states": [{"state": {99: states[0]}}]}, groups)
+
+
+def test_a_chat_template_travels_in_a_checkpoint(tmp_path, tokenizer):
+    words = copy.deepcopy(tokenizer)
+    words.chat_template = "{{ messages }}"
+    assert load_checkpoint(checkpoint_file(tmp_path / "a.ckpt", words))[1].chat_template == "{{ messages }}"
+
+
 def test_the_ends_of_a_chat_model_travel(tmp_path, tokenizer):
     """A second stop token stands in `generation_config.json` alone."""
     saved(tmp_path / "llama", vocab_size=97)
@@ -405,6 +471,7 @@ ODD = {
     "a size that cannot be": {"gpt_config": {"vocab_size": 10**12}},
     "layers without end": {"gpt_config": {"vocab_size": 97, "num_hidden_layers": 10**9}},
     "weights that are none": {"state_dict": {"model.x": "y"}},
+    "weights of one number": {"state_dict": {"model.x": torch.zeros(1).expand(10**12)}},
     "a model of another kind": {
         "gpt_config": None,
         "hf_config": {"model_type": "t5", "auto_map": {"AutoConfig": "e.C"}},

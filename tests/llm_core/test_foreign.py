@@ -9,7 +9,16 @@ from llm_core.folder import load_folder
 from llm_core.foreign import max_positions, vocab_rows
 from llm_core.model import GPT, GPTConfig
 from llm_core.sampling import Sampling, generate, generate_by_transformers, stop_ids
-from transformers import BloomConfig, Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, MptConfig
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    BloomConfig,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MptConfig,
+)
 
 FIRST, SECOND = 9, 11
 # Families that must be in the zoo, or it could shrink to nothing without a word.
@@ -144,3 +153,31 @@ def test_a_row_without_a_token_is_never_drawn():
     for temperature in (0, 5.0):
         how = Sampling(30, temperature=temperature, suppress_tokens=never)
         assert set(generate(model, [[1, 2]], how)[0]) <= set(range(10))
+
+
+@pytest.mark.parametrize("rows", [2, 3, 15, 16, 17])
+def test_a_small_vocabulary_hides_no_encoder(rows):
+    model = BertLMHeadModel(BertConfig(vocab_size=rows, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                       intermediate_size=48, pad_token_id=0)).eval()  # fmt: skip
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    assert refused(model, ["later tokens"], input_ids=torch.ones(1, 8, dtype=torch.long))[0]
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_hang_on_the_length_of_a_row_are_not_packed(kind, rows):
+    """A few tokens do not show it: the turning begins beyond the length of the pretraining."""
+    model = zoo.build("llama")
+    model.config.rope_parameters = {"rope_type": kind, "factor": 4.0, "rope_theta": 1e4}
+    ids, positions = rows
+    assert refused(model, ["by the length of the whole row"], input_ids=ids, position_ids=positions)[0]
+    assert not refused(model, [], input_ids=ids)[0]
+
+
+def test_a_text_does_not_hang_on_the_prompts_beside_it():
+    """Bart's decoder takes padding on the left for tokens."""
+    model = zoo.build("bart")
+    how, prompts = Sampling(6, temperature=0), [[5, 6, 7, 8, 9], [11], [12, 13], [14]]
+    assert generate_by_transformers(model, prompts, how) == [
+        generate_by_transformers(model, [prompt], how)[0] for prompt in prompts
+    ]

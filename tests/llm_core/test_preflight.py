@@ -71,6 +71,8 @@ TEXTS = {
     "octal": ("data: {context: 020}\n", "020 in line 1 is no plain decimal number"),
     "sexagesimal": ("data:\n  context: 1:30\n", "1:30 in line 2 is no plain decimal number"),
     "hexadecimal": ("data: {context: 0x20}\n", "0x20 in line 1"),
+    "sexagesimal, with a fraction": ("model: {learning_rate: 1:30.5}\n", "1:30.5 in line 1"),
+    "a key in two forms": ("data.context: 16\ndata: {context: 8}\n", "data.context is given twice"),
     "binary": ("data: {context: 0b11}\n", "0b11 in line 1"),
     "an anchor in itself": ("data: &a\n  corpus: *a\n", "hold themselves"),
     "an anchor in a list in itself": ("data:\n  corpus: &a [*a]\n", "hold themselves"),
@@ -119,6 +121,20 @@ def test_a_file_of_one_part_is_read_as_that_part(tmp_path):
     path.write_text("context: 8\n")
     given = ["--data", str(path), "--model.config.hidden_size=3", "--trainer.max_steps", "1"]
     assert check_arguments(["fit", *given]) == {"data.context", "model.config.hidden_size", "trainer.max_steps"}
+
+
+def test_the_sizes_in_a_file_of_their_own_are_read_too(tmp_path):
+    path, whole = tmp_path / "sizes.yaml", tmp_path / "c.yaml"
+    path.write_text("hidden_size: 020\n")
+    whole.write_text(f"model: {{config: {path}}}\n")
+    for given in (["--model.config", str(path)], ["--model.config={hidden_size: 020}"], ["--config", str(whole)]):
+        with pytest.raises(ValueError, match="020 in line 1 is no plain decimal number"):
+            check_arguments(["fit", *given])
+
+
+def test_a_run_without_an_end():
+    with pytest.raises(ValueError, match="max_steps=-1 is a run without an end"):
+        check_numbers("fit", config(trainer__max_steps=-1))
 
 
 def test_what_lightning_saved_nobody_wrote(tmp_path):

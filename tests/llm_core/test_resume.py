@@ -5,6 +5,7 @@ checkpoints fall on it, and beside it. At a constant rate the length of a run do
 """
 
 import json
+import sys
 
 import pytest
 import torch
@@ -67,6 +68,53 @@ def test_epochs_that_ended_and_are_given_more(batches, fit):
     for end in (1, 2):
         fit(f"ends{end}", *how, "--trainer.max_epochs", end)
         same(fit(f"ends{end}", *how, "--trainer.max_epochs", 3, "--ckpt_path", "last"), whole)
+
+
+@pytest.mark.parametrize("batches", [2, 4])
+def test_several_stops_at_and_beside_an_epochs_end(batches, fit):
+    """Each time Lightning's own count of epochs would be off by one more."""
+    how = ["--trainer.accumulate_grad_batches", batches, "--trainer.val_check_interval", 5]
+    in_epochs = [*how, "--trainer.max_steps", -1, "--trainer.max_epochs"]
+    whole = fit("whole", *in_epochs, 3)
+    an_epoch = len(whole[0]) // 3
+    fit("cut", *in_epochs, 1)
+    fit("cut", *how, "--trainer.max_steps", an_epoch + 1, "--ckpt_path", "last")
+    fit("cut", *in_epochs, 2, "--ckpt_path", "last")
+    same(fit("cut", *in_epochs, 3, "--ckpt_path", "last"), whole)
+
+
+def test_going_on_with_a_finished_run_changes_nothing(fit):
+    """Not its random numbers either."""
+    fit("run", "--trainer.max_steps", 4)
+    before = fit("run", "--trainer.max_steps", 4, "--ckpt_path", "last")
+    whole = fit("whole", "--trainer.max_steps", 7)
+    assert before[1]["global_step"] == 4
+    same(fit("run", "--trainer.max_steps", 7, "--ckpt_path", "last"), whole)
+
+
+def test_a_stop_inside_a_step_leaves_the_checkpoint_before(fit, tmp_path):
+    (tmp_path / "stop_early.py").write_text(
+        "import pytorch_lightning as pl\n\n\nclass Stop(pl.Callback):\n"
+        "    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):\n"
+        "        trainer.should_stop = trainer.global_step == 4 and module.inside_a_step\n"
+    )
+    how = ["--trainer.accumulate_grad_batches", 3]
+    whole = fit("whole", *how, "--trainer.max_steps", 8)
+    stop = json.dumps({"class_path": "stop_early.Stop"})
+    sys.path.insert(0, str(tmp_path))
+    try:
+        stopped = fit("cut", *how, "--trainer.max_steps", 8, "--trainer.callbacks+", stop)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert stopped[1]["global_step"] == 3  # of the last whole step that was kept
+    same(fit("cut", *how, "--trainer.max_steps", 8, "--ckpt_path", "last"), whole)
+
+
+def test_a_trial_keeps_nothing(fit, tmp_path):
+    fit("run", "--trainer.max_steps", 3)
+    kept = {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    fit("run", "--trainer.fast_dev_run", 2, "--ckpt_path", "last")
+    assert {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()} == kept
 
 
 @pytest.mark.parametrize(("batches", "validation"), [(4, 3), (4, 7), (3, 4)])
