@@ -167,8 +167,20 @@ def _begin(tokenizer: PreTrainedTokenizerBase, encode: Callable[[str, bool], lis
 
 def vocab_size(tokenizer: PreTrainedTokenizerBase) -> int:
     """One more than the largest id that the tokenizer can give, added tokens included: the rows that an embedding
-    needs. Ids may have gaps, so it can be more than `len(tokenizer)`."""
-    return max(tokenizer.get_vocab().values(), default=-1) + 1
+    needs. Ids may have gaps, so it can be more than `len(tokenizer)`.
+
+    Raises:
+        ValueError: for two tokens of one id: into a gap the library may put a new token that is another's already.
+    """
+    tokens: dict[int, str] = {}
+    for token, number in tokenizer.get_vocab().items():
+        other = tokens.setdefault(number, token)
+        if other != token:
+            raise ValueError(
+                f"tokens {other!r} and {token!r} share the id {number}; give the tokenizer a pad_token of its own, "
+                "with an id that is free"
+            )
+    return max(tokens, default=-1) + 1
 
 
 def _explain(backend: Tokenizer, texts: Sequence[str], error: Exception) -> None:

@@ -36,6 +36,7 @@ from llm_core.babygpt import NonFiniteLoss
 from llm_core.checkpoints import load_checkpoint
 from llm_core.folder import load_folder, save_folder
 from llm_core.foreign import Questions, refuse_unless_finite
+from llm_core.preflight import check_arguments
 from llm_core.sampling import Sampling, sample_texts
 from llm_core.training_cli import CLI, GO_ON, TRAINER, ConfiguredGPT, Run
 
@@ -78,6 +79,7 @@ def sample(arguments: Sequence[str]) -> None:
     parser.add_argument("--prompt", nargs="+", required=True, help="how the text begins; or several beginnings")
     parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt")
     parser.add_class_arguments(Sampling, None, skip={"stop_ids", "suppress_tokens"})
+    check_arguments(arguments)
     options = parser.parse_args(list(arguments)).as_dict()
     place, prompts, number = options.pop("model"), options.pop("prompt"), options.pop("num_samples")
     if not 1 <= number <= MOST_SAMPLES:

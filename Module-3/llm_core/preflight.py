@@ -21,7 +21,8 @@ from llm_core.config import GPTConfig
 
 PARTS = ("run", "data", "model", "trainer")
 TEXTS = ("config", "c", *PARTS, "model.config")  # options whose value is a file, or YAML in its place
-NAMES = ("run.folder", "data.corpus", "data.tokenizer", "data.cache", "model.pretrained", "ckpt_path")  # may be 007
+# Options that may be 007.
+NAMES = ("run.folder", "data.corpus", "data.tokenizer", "data.cache", "model.pretrained", "ckpt_path", "prompt")
 SAVED = "# pytorch_lightning=="  # how Lightning begins the configuration of a run
 PLAIN = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 ODD = re.compile(r"[-+]?(0[0-7_]+|0[xXbBoO][0-9a-fA-F_]+|[1-9][0-9_]*(:[0-5]?[0-9])+)")  # whole numbers, to YAML

@@ -390,6 +390,7 @@ ERRORS = {
     "no end to the heat": (["sample", "RUN", "--prompt", "x", "--temperature", ".inf"], "temperature=inf must be 0 or"),
     "an accelerator that is not here": (["fit", *MINE, "--trainer.accelerator", "tpu"], "torch_xla"),
     "a precision that is not here": (["fit", *MINE, "--trainer.precision", "transformer-engine"], "ransformer"),
+    "a number in another system": (["sample", "RUN", "--prompt", "x", "--seed", "0x10"], "seed=0x10 is no plain dec"),
     "a large seed": (["sample", "RUN", "--prompt", "x", "--seed", "9" * 30], "from -2^63 to 2^64"),
 }  # fmt: skip
 
@@ -435,6 +436,21 @@ def test_two_runs_do_not_share_a_folder(options, here, capsys):
     assert "new is in use by another run" in capsys.readouterr().err
     assert [path.name for path in (here / "new").iterdir()] in (["lock"], [])
     assert main(arguments) == 0
+
+
+def test_the_folder_is_kept_before_it_is_looked_at(options, here, monkeypatch):
+    """Of two starts at once, one would else find no run there, and write over what the other has begun."""
+    seen = []
+
+    def look(wanted, folder, fits):
+        with pytest.raises(ValueError, match="in use by another run"), alone_in(folder):
+            pass
+        seen.append(folder)
+        raise ValueError("looked")
+
+    monkeypatch.setattr("llm_core.training_cli.find_checkpoint", look)
+    assert main(["fit", "--config", str(options), "--run.folder", "new"]) == 1
+    assert seen == [Path("new")]
 
 
 def test_ctrl_c_says_how_to_go_on(options, tmp_path):

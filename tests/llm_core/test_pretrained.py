@@ -92,6 +92,15 @@ def test_a_model_of_ours_comes_as_it_is(tmp_path, tokenizer):
     assert not model.training
 
 
+def test_padding_takes_no_others_id(tmp_path):
+    """The library puts a new token at the number of tokens, which another one has where ids have a gap."""
+    made = Tokenizer(WordLevel({"a": 0, "b": 1, "c": 2, "<end>": 3, "z": 5}, unk_token="a"))
+    gapped = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
+    folder_of(tmp_path, gapped, vocab_size=8)
+    with pytest.raises(ValueError, match="share the id 5; give the tokenizer a pad_token"):
+        load_pretrained(tmp_path)
+
+
 def test_float32_unless_asked(tmp_path, tokenizer):
     model = folder_of(tmp_path, tokenizer)
     copy.deepcopy(model).bfloat16().save_pretrained(tmp_path)
