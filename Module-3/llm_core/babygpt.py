@@ -158,8 +158,7 @@ class BabyGPT(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        # What an interrupted run of this module has left inside a step.
-        self._losses, self._targets = torch.zeros_like(self._losses), torch.zeros_like(self._targets)
+        self._losses, self._targets = torch.zeros(()), torch.zeros((), dtype=torch.long)  # of an interrupted run's step
 
     def on_train_batch_start(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         self._clock = self._clock or time.perf_counter()
@@ -278,7 +277,7 @@ class BabyGPT(pl.LightningModule):
     @property
     def _step(self) -> dict[str, int] | None:
         """Rows and batches of a whole step, over all devices, where the data says."""
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, LLMDataModule):
             return None
         return {"rows": data.batch_size * self._batches, "batches": self.trainer.accumulate_grad_batches}

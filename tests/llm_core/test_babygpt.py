@@ -1,5 +1,6 @@
 """BabyGPT's loss, its gradients and its logs against the formulas; what stops a run."""
 
+import copy
 import math
 import os
 import subprocess
@@ -296,3 +297,18 @@ def test_past_the_end_of_the_schedule_the_rate_stays_low():
     rates = [schedule.lr_lambdas[0](step) for step in range(5, 200)]
     assert rates == pytest.approx([0.1] * len(rates))
     assert len({factor(3) for factor in schedule.lr_lambdas}) == 1 and schedule.lr_lambdas[0](3) > 0.1
+
+
+def test_a_run_that_broke_off_inside_a_step_leaves_nothing_to_the_next():
+    class Break(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx == 1:
+                raise KeyError("broken")
+
+    module = BabyGPT(CONFIG, warmup_steps=1, learning_rate=1e-2)
+    fresh = copy.deepcopy(module)
+    with pytest.raises(KeyError):
+        train(4, accumulate=3, module=module, callbacks=[Break()])
+    assert module.inside_a_step
+    same_weights(train(4, accumulate=3, module=module)[0].model, train(4, accumulate=3, module=fresh)[0].model)
+    assert module.step_loss == fresh.step_loss and not module.inside_a_step
