@@ -391,6 +391,7 @@ ERRORS = {
     "an accelerator that is not here": (["fit", *MINE, "--trainer.accelerator", "tpu"], "torch_xla"),
     "a precision that is not here": (["fit", *MINE, "--trainer.precision", "transformer-engine"], "ransformer"),
     "a number in another system": (["sample", "RUN", "--prompt", "x", "--seed", "0x10"], "seed=0x10 is no plain dec"),
+    "the first rows again": (["fit", *MINE, "--ckpt_path", "LAST", "--trainer.overfit_batches", "2"], "overfit_batch"),
     "a large seed": (["sample", "RUN", "--prompt", "x", "--seed", "9" * 30], "from -2^63 to 2^64"),
 }  # fmt: skip
 

@@ -174,3 +174,14 @@ def test_a_checkpoint_of_another_folder_writes_over_no_run(tmp_path, monkeypatch
     assert find_checkpoint(str(own), mine.parent, fits=True) == str(own)
     assert find_checkpoint(str(other / "last.ckpt"), mine.parent, fits=False) == str(other / "last.ckpt")
     assert find_checkpoint(str(other / "last.ckpt"), tmp_path / "new", fits=True) == str(other / "last.ckpt")
+
+
+def test_killed_before_its_first_last_checkpoint_a_run_goes_on_from_the_best(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("llm_core.preflight.read_checkpoint", lambda path: SimpleNamespace())
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.parent.mkdir()
+    best.touch()
+    assert find_checkpoint("last", tmp_path, fits=True) == str(best)
+    assert "going on from best.ckpt" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="holds a run; add --ckpt_path best"):
+        find_checkpoint(None, tmp_path, fits=True)
