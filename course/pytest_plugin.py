@@ -78,7 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let each worker of pytest-xdist begin with its share of the notebooks, which take longest.
 
     A worker first gets a run of neighbours, and steals when it has no more. Notebooks at the end of the list would
-    leave one worker with the last of them while the others have nothing to do.
+    leave one worker with the last of them while the others have nothing to do. Every other worker begins with the last
+    of its share: what later notebooks leave in the cache is made while the first ones run, and nobody waits for it.
     """
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     notebooks = [item for item in items if getattr(item, "nbmake", False)]
@@ -87,8 +88,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [
             item
             for worker in range(workers)
-            for part in (notebooks, others)
-            for item in part[len(part) * worker // workers : len(part) * (worker + 1) // workers]
+            for part, step in ((notebooks, -1 if worker % 2 else 1), (others, 1))
+            for item in part[len(part) * worker // workers : len(part) * (worker + 1) // workers][::step]
         ]
 
 

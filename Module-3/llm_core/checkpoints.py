@@ -143,6 +143,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         reason = _what_is_wrong(checkpoint)
+    except PermissionError as error:
+        raise PermissionError(f"{path} may not be read; change its permissions, or take another") from error
     except Exception as error:  # whatever a file of another kind makes of unpickling
         reason = type(error).__name__
     if reason:

@@ -229,6 +229,8 @@ def find_checkpoint(wanted: str | Path | None, folder: Path, fits: bool) -> str 
     if fits and configuration.is_file() and not configuration.read_bytes().startswith(SAVED.encode()):
         raise ValueError(f"{configuration} is not of a run, which would write over it; take another --run.folder")
     path = checkpoints / f"{wanted}.ckpt" if wanted in ("last", "best") else Path(wanted or "")
+    if path.is_dir() and wanted:
+        raise ValueError(f"{path} is a folder, and no checkpoint; give last, best, or the path of a file")
     held = [name for name in ("last", "best") if (checkpoints / f"{name}.ckpt").is_file()]
     if path.is_file():
         if fits and held and path.parent.resolve() != checkpoints.resolve():

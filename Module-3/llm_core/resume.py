@@ -67,6 +67,11 @@ class RandomState(pl.Callback):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, _: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("random_state")
+        if self._restored is not None:  # what is damaged is to fail now, while the checkpoint is known
+            now = random_state()
+            for state in self._restored:
+                set_random_state(state)
+            set_random_state(now)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if self._restored is None:
@@ -137,9 +142,9 @@ def settle_progress(checkpoint: dict[str, Any]) -> None:
     inside one behind so many batches.
     """
     place = checkpoint.get("LLMDataModule", {}).get("train")
-    loops = checkpoint.get("loops", {}).get("fit_loop")
-    if not place or not loops:
+    if not place:
         return
+    loops = checkpoint["loops"]["fit_loop"]
     epoch, batches = int(place["epoch"]), int(place["steps"])
     inside = int(batches > 0)
     for counts in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):

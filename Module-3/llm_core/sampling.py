@@ -175,12 +175,19 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
 
 
 def stop_ids(model: nn.Module) -> tuple[int, ...]:
-    """The tokens that end a text of a model: those of its `generation_config.json` (a chat model has several)."""
+    """The tokens that end a text of a model: those of its `generation_config.json` (a chat model has several).
+
+    Raises:
+        ValueError: when they are no tokens.
+    """
     body: Any = model
     if isinstance(model, GPT):
         return model.stop_ids
     ends = getattr(getattr(body, "generation_config", None), "eos_token_id", None)
-    return () if ends is None else tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
+    found = () if ends is None else tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
+    if not all(type(each) is int and -1 <= each < 2**63 for each in found):
+        raise ValueError(f"eos_token_id={ends!r} of the model is no token, nor a list of tokens; mend its config")
+    return found
 
 
 def set_stop_ids(model: nn.Module, ends: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from llm_data.datamodule import LLMDataModule
+from llm_data.errors import one_line
 from llm_data.named_tokenizer import loaded_tokenizer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -121,7 +122,10 @@ class CLI(LightningCLI):
                 if key in self.written or (value and value not in (1, getattr(default, field.name))):
                     raise ValueError(f"{key} has no effect beside model.pretrained; remove it")
             config.model.config.vocab_size = 1
-            if re.fullmatch(r"char|bpe-\d+", config.data.tokenizer):  # ids of another tokenizer mean nothing to it
+            if re.fullmatch(r"char|bpe-\d+", config.data.tokenizer):
+                if "data.tokenizer" in self.written:
+                    wrong = f"data.tokenizer={config.data.tokenizer} makes ids that mean nothing to model.pretrained"
+                    raise ValueError(f"{wrong}, which brings its own; remove it")
                 config.data.tokenizer = self._kept_tokenizer(config.model.pretrained, folder / "tokenizer")
         elif not config.model.config.vocab_size:
             config.model.config.vocab_size = self._tokenizer_size(config.data)
@@ -158,6 +162,15 @@ class CLI(LightningCLI):
             if stop.code == TERMINATED or subcommand != "fit":
                 raise
             raise KeyboardInterrupt(GO_ON) from stop
+        except Exception as error:
+            path = self.config[subcommand].ckpt_path
+            restoring = self.trainer._checkpoint_connector._loaded_checkpoint  # empty before and after
+            if not restoring or isinstance(error, OSError):
+                raise
+            if isinstance(error, ValueError):
+                raise ValueError(f"{path}: {error}") from error
+            wrong = f"{path} is damaged inside ({type(error).__name__}: {one_line(error)})"
+            raise ValueError(f"{wrong}; take another checkpoint, or a copy") from error
 
     def after_fit(self) -> None:
         if self.config.fit.trainer.fast_dev_run:
@@ -165,6 +178,8 @@ class CLI(LightningCLI):
             return
         (kept,) = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, RunCheckpoints)]
         kept.save_last(self.trainer)
+        if not self.trainer.is_global_zero:
+            return
         val_loss = self.trainer.callback_metrics.get("val_loss", math.nan)
         losses = {"train_loss": self.model.step_loss, "val_loss": val_loss}
         told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if not math.isnan(loss)) or "none taken"

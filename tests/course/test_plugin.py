@@ -112,7 +112,7 @@ def test_each_worker_begins_with_notebooks(workers: int) -> None:
     if workers == 1:
         assert [item.number for item in items] == list(range(17))
     if workers == 2:  # the first eight are one worker's to begin with
-        assert [item.number for item in items] == [10, 11, 12, 0, 1, 2, 3, 4, 13, 14, 15, 16, 5, 6, 7, 8, 9]
+        assert [item.number for item in items] == [10, 11, 12, 0, 1, 2, 3, 4, 16, 15, 14, 13, 5, 6, 7, 8, 9]
 
 
 def test_the_plugin_imports_nothing_slow() -> None:

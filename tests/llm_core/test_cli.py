@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
+from forked import babygpt
 from llm_core.cli import main
 from llm_core.model import GPT
 from llm_core.preflight import alone_in
@@ -31,10 +33,18 @@ STEPS = 30
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory):
+def options(cache):
     """A run of seconds, with dropout, and with epochs that hold no whole number of steps; every other checkpoint falls
-    on the step of a validation."""
-    folder = tmp_path_factory.mktemp("text")
+    on the step of a validation. All workers have the same one."""
+    folder = cache.parent / "run-of-seconds"
+    with FileLock(cache.parent / "run-of-seconds.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            write_options(folder)
+    return folder / "config.yaml"
+
+
+def write_options(folder):
     values = {
         "data": {"corpus": f"text:{own_text(folder)}", "tokenizer": "bpe-300", "context": 32, "batch_size": 4,
                  "val_percent": 10, "test_percent": 10},
@@ -44,19 +54,7 @@ def options(tmp_path_factory):
                     "accumulate_grad_batches": 2},
         "run": {"checkpoint_every": 3},
     }  # fmt: skip
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def run(folder, *arguments, environment=None):
-    """In a process of its own."""
-    search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    return subprocess.run(
-        [sys.executable, "-m", "llm_core.cli", *map(str, arguments)],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
 
 
 def losses(path):
@@ -65,18 +63,21 @@ def losses(path):
 
 def fit(folder, options, *arguments):
     watch = json.dumps({"class_path": "witness.Losses", "init_args": {"path": str(folder / "losses")}})
-    return run(
+    return babygpt(
         folder, "fit", "--config", options, "--run.folder", folder / "run", "--trainer.callbacks+", watch, *arguments
     )
 
 
 @pytest.fixture(scope="module")
-def finished(options, tmp_path_factory):
-    """The folder of a run that was never interrupted."""
-    folder = tmp_path_factory.mktemp("finished")
-    done = fit(folder, options)
-    assert done.returncode == 0, done.stderr
-    assert f"{STEPS} steps, train_loss " in done.stdout and done.stderr == ""
+def finished(options):
+    """The folder of a run that was never interrupted; made by the first worker that asks."""
+    folder = options.parent / "finished"
+    with FileLock(options.parent / "finished.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            done = fit(folder, options)
+            assert done.returncode == 0, done.stderr
+            assert f"{STEPS} steps, train_loss " in done.stdout and done.stderr == ""
     return folder
 
 
@@ -233,7 +234,7 @@ def test_export_and_sample(finished, here, capsys):
 def test_an_exported_folder_is_trained_on(finished, options, here, capsys):
     printed(capsys, "export", finished / "run", "folder")
     values = yaml.safe_load(options.read_text())
-    del values["model"]["config"]
+    del values["model"]["config"], values["data"]["tokenizer"]
     values["model"] |= {"pretrained": "folder", "warmup_steps": 1}
     values["trainer"] |= {"max_steps": 3, "val_check_interval": 1}
     Path("on.yaml").write_text(yaml.safe_dump(values))
@@ -243,6 +244,34 @@ def test_an_exported_folder_is_trained_on(finished, options, here, capsys):
     assert events.Scalars("val_loss")[0].value < before[0].value  # it goes on where the first run ended
     with pytest.raises(AssertionError, match=r"model\.config\.hidden_size has no effect beside model\.pretrained"):
         printed(capsys, "fit", "--config", "on.yaml", "--run.folder", "no", "--model.config.hidden_size", 64)
+    values["data"]["tokenizer"] = "char"
+    Path("char.yaml").write_text(yaml.safe_dump(values))
+    for given in (["char.yaml"], ["on.yaml", "--data.tokenizer", "bpe-400"]):
+        with pytest.raises(AssertionError, match=r"makes ids that mean nothing to model\.pretrained, which brings its"):
+            printed(capsys, "fit", "--run.folder", "no", "--config", *given)
+
+
+# A part of a checkpoint by its name, what is in its place, and what is said beside the file's name.
+INSIDE = {
+    "no loops": ("loops", 3, "damaged inside"),
+    "loops of another kind": ("loops", {"fit_loop": []}, "damaged inside"),
+    "callbacks": ("callbacks", {"RunCheckpoints": 3}, "damaged inside"),
+    "no states": ("optimizer_states", [{}], "damaged inside"),
+    "states of another optimiser": ("optimizer_states", [{"state": {0: {"step": 1}}}], "does not fit"),
+    "random states": ("random_state", [{"python": 3}], "damaged inside (TypeError"),
+    "a random generator": ("random_state", [{"python": [3, [1], None]}], "state vector"),
+    "a place in the text": ("LLMDataModule", {"train": {"epoch": "x"}}, "invalid literal"),
+}
+
+
+@pytest.mark.parametrize(("part", "value", "said"), INSIDE.values(), ids=INSIDE)
+def test_a_checkpoint_that_is_damaged_inside_is_named(part, value, said, finished, options, here, capsys):
+    saved = torch.load(finished / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**saved, part: value}, "odd.ckpt")
+    go_on = ["--ckpt_path", "odd.ckpt", "--run.folder", "on", "--trainer.max_steps", STEPS + 2]
+    assert main(list(map(str, ["fit", "--config", options, *go_on]))) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("babygpt: odd.ckpt") and said in line and len(line) < 400
 
 
 def test_the_readmes_commands(options, here, capsys):
@@ -392,6 +421,7 @@ ERRORS = {
     "a precision that is not here": (["fit", *MINE, "--trainer.precision", "transformer-engine"], "ransformer"),
     "a number in another system": (["sample", "RUN", "--prompt", "x", "--seed", "0x10"], "seed=0x10 is no plain dec"),
     "the first rows again": (["fit", *MINE, "--ckpt_path", "LAST", "--trainer.overfit_batches", "2"], "overfit_batch"),
+    "a folder in the place of a checkpoint": (["fit", *MINE, "--ckpt_path", "own"], "own is a folder, and no checkpo"),
     "a large seed": (["sample", "RUN", "--prompt", "x", "--seed", "9" * 30], "from -2^63 to 2^64"),
 }  # fmt: skip
 
@@ -619,7 +649,7 @@ def test_a_traceback_for_who_wants_one(here):
 
 
 def test_an_error_in_a_shell(tmp_path):
-    done = run(tmp_path, "fit", "--data.corpus", "pythn")
+    done = babygpt(tmp_path, "fit", "--data.corpus", "pythn")
     assert done.returncode == 1 and done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 

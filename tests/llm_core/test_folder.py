@@ -441,6 +441,15 @@ def test_the_ends_of_a_chat_model_travel(tmp_path, tokenizer):
         assert stop_ids(load_checkpoint(tmp_path / "a.ckpt")[0]) == (7, 9)
 
 
+@pytest.mark.parametrize("ends", ['"0"', "[[0]]", '["0"]', "1.5", "true", "10000000000000000000000000000000"])
+def test_ends_that_are_no_tokens(ends, tmp_path, tokenizer):
+    saved(tmp_path / "llama", vocab_size=97)
+    tokenizer.save_pretrained(tmp_path / "llama")
+    (tmp_path / "llama" / "generation_config.json").write_text(f'{{"eos_token_id": {ends}}}')
+    with pytest.raises(ValueError, match=r"eos_token_id=.* is no token, nor a list of tokens"):
+        stop_ids(load_folder(tmp_path / "llama")[0])
+
+
 def checkpoint_file(path, words, **changes):
     model = GPT(CONFIG)
     state = {f"model.{key}": values for key, values in model.state_dict().items()}
