@@ -96,9 +96,19 @@ def test_import_contract() -> None:
     assert tool("lint-imports") == ""
 
 
+def sources() -> Iterator[Path]:
+    return (path for path in files(".py") if "tests" not in path.relative_to(ROOT).parts)
+
+
+def floor_of(path: Path) -> str:
+    """The outermost package that a file lies in, however deep; a file that lies in none is its own floor."""
+    inside = [folder.name for folder in path.parents if (folder / "__init__.py").is_file()]
+    return inside[-1] if inside else path.stem
+
+
 def modules(floor: str) -> list[Path]:
-    """The files of a package, or the one file of a module."""
-    return [path for path in files(".py") if floor in (path.parent.name, path.stem) and "tests" not in path.parts]
+    """The files of a package, sub-folders included, or the one file of a module."""
+    return [path for path in sources() if floor_of(path) == floor]
 
 
 @pytest.mark.parametrize("number", range(len(FLOORS)), ids=FLOORS)
@@ -240,11 +250,13 @@ def test_the_wheel_holds_every_package(tmp_path: Path) -> None:
     for package in FLOORS:
         assert modules(package)
         for path in modules(package):
-            assert (site / package / path.name).is_file() or (site / path.name).is_file(), path
+            parts = path.relative_to(ROOT).parts
+            place = parts[parts.index(package) if package in parts else -1 :]
+            assert site.joinpath(*place).is_file(), name_of(path)
 
 
 def test_every_package_has_a_floor_and_is_type_checked() -> None:
-    found = {path.parent.name for path in files(".py") if path.name == "__init__.py" and "tests" not in path.parts}
+    found = {floor_of(path) for path in sources() if path.name == "__init__.py"}
     found |= {path.stem for path in files(".py") if path.parent.name == "week1-attention"}
     assert found == set(FLOORS)
     contract = PROJECT["tool"]["importlinter"]["contracts"][0]
