@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from course import check, plots, progress
-    from course.curriculum import find_root
-    from course.machine import Scale
+    from course.hardware import Scale
+    from course.plan.curriculum import find_root
 
     scale: Scale
 
@@ -25,11 +25,11 @@ __all__ = ["check", "find_root", "plots", "progress", "scale"]
 
 def __getattr__(name: str) -> Any:
     if name == "scale":
-        from course.machine import detect
+        from course.hardware import detect
 
         value: Any = detect()
     elif name == "find_root":
-        from course.curriculum import find_root as value
+        from course.plan.curriculum import find_root as value
     elif name in __all__:
         value = importlib.import_module(f"course.{name}")
     else:

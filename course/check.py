@@ -191,7 +191,7 @@ def _record(record: dict[str, Any]) -> None:
     path = os.environ.get("COURSE_CLAIMS")
     if not path:
         return
-    from course.machine import hardware
+    from course.hardware import hardware
 
     full = {
         "notebook": os.environ.get("COURSE_NOTEBOOK", ""),

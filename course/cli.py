@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from course import errors
-from course.curriculum import CourseError, find_root, load
+from course.plan.curriculum import CourseError, find_root, load
 from course.terminal import INTERRUPTED, PIPE_CLOSED, ended_by_sigterm, forget_output, show_any_letter
 
 
@@ -115,7 +115,7 @@ answer to the same name, with which the tests prove that the check goes red."""
 
 
 def _run(options: argparse.Namespace) -> int:
-    from course import output, record, runner, selection, state
+    from course.run import history, output, record, runner, selection
 
     root = find_root()
     curriculum = load(root)
@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace) -> int:
         chosen = selection.start_from(chosen, options.start, root, Path.cwd())
     if options.record and options.jobs > 1:
         raise CourseError("--record measures one notebook at a time: leave --jobs out")
-    folder = (options.output or root / state.OUTPUT).resolve()
+    folder = (options.output or root / history.OUTPUT).resolve()
     arguments = runner.Options(chosen, folder, options.jobs, options.timeout, options.fresh, options.only_failed)
     with output.claimed(curriculum, chosen, folder):
         running = runner.Runner(curriculum, arguments)
@@ -135,20 +135,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from course import doctor
+    from course.doctor import doctor
 
     return doctor.main()
 
 
 def _status(options: argparse.Namespace) -> int:
-    from course import state, status
+    from course.run import history, status
 
     root = find_root()
-    return status.main(load(root), (options.output or root / state.OUTPUT).resolve())
+    return status.main(load(root), (options.output or root / history.OUTPUT).resolve())
 
 
 def _build(options: argparse.Namespace) -> int:
-    from course import build, documents, selection
+    from course.author import build, documents
+    from course.run import selection
 
     root = find_root()
     curriculum = load(root)

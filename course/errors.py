@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from course.curriculum import CourseError
+from course.plan.curriculum import CourseError
 
 SWITCH = "COURSE_TRACEBACK"
 _SPACE = "free some space, or write elsewhere with --output"

@@ -10,16 +10,16 @@ import pytorch_lightning as pl
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from llm_data.cache import cache_folder, digest
-from llm_data.corpora import SPLITS, Corpus, Split, load_corpus
-from llm_data.fast_tokenizer import tokenizer_hash, vocab_size
-from llm_data.loader import StatefulLoader
-from llm_data.named_tokenizer import checked_tokenizer, is_trained_here, loaded_tokenizer, trained_tokenizer
-from llm_data.packing import PACKINGS, Packing
-from llm_data.row_table import RowTable, build_table, table_folder
-from llm_data.shards import build_shards
+from llm_data.rows.loader import StatefulLoader
+from llm_data.rows.packing import PACKINGS, Packing
+from llm_data.rows.table import RowTable, build_table, table_folder
+from llm_data.shards.reader import TokenShards
+from llm_data.shards.writer import build_shards
 from llm_data.split_record import refuse_leaks, split_record
-from llm_data.token_shards import TokenShards
+from llm_data.text.corpora import SPLITS, Corpus, Split, load_corpus
+from llm_data.tokenizers.fast import tokenizer_hash, vocab_size
+from llm_data.tokenizers.named import checked_tokenizer, is_trained_here, loaded_tokenizer, trained_tokenizer
+from llm_data.workspace import cache_folder, digest
 
 
 class LLMDataModule(pl.LightningDataModule):
@@ -36,13 +36,13 @@ class LLMDataModule(pl.LightningDataModule):
             end-of-text token and another one for padding.
         context: the most tokens of a row.
         batch_size: rows of a batch, for each process.
-        packing: one of `llm_data.packing.PACKINGS`.
+        packing: one of `llm_data.rows.packing.PACKINGS`.
         num_workers: processes that prepare batches ahead. Reading memory-mapped tokens needs none.
         seed: of the documents' layout and of each epoch's order.
         val_percent, test_percent: share of the documents; a share of 0 leaves that side out. A `Corpus` brings its own.
         drop_last: leave out a training epoch's last step when it is not full.
         errors: for `text:` corpora with bytes that are not UTF-8: "strict" or "replace".
-        cache: folder for tokenizers and shards; `llm_data.cache.cache_folder()` by default.
+        cache: folder for tokenizers and shards; `llm_data.workspace.cache_folder()` by default.
         progress: whether to show a progress line while tokenising.
 
     Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llm_data.corpora import Corpus, Split
+from llm_data.text.corpora import Corpus, Split
 
 SHARES = ("val_percent", "test_percent")
 

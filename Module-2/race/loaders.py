@@ -67,11 +67,11 @@ def memory() -> int:
 
 
 def build_ours(documents: list[str], tokenizer: Any, folder: Path, arguments: argparse.Namespace) -> Callable[[], Any]:
-    from llm_data.corpora import Corpus
-    from llm_data.loader import StatefulLoader
-    from llm_data.row_table import RowTable, build_table
-    from llm_data.shards import build_shards
-    from llm_data.token_shards import TokenShards
+    from llm_data.rows.loader import StatefulLoader
+    from llm_data.rows.table import RowTable, build_table
+    from llm_data.shards.reader import TokenShards
+    from llm_data.shards.writer import build_shards
+    from llm_data.text.corpora import Corpus
 
     corpus = Corpus("race", "race", "", lambda: iter(documents), val_percent=0, test_percent=0)
     build_shards(corpus, "train", tokenizer, folder, num_workers=arguments.processes, progress=False)
@@ -233,8 +233,8 @@ def main() -> None:
     if arguments.contender:
         print(json.dumps(run_contender(arguments)))
         return
-    from llm_data.corpora import load_corpus
-    from llm_data.fast_tokenizer import train_fast_tokenizer
+    from llm_data.text.corpora import load_corpus
+    from llm_data.tokenizers.fast import train_fast_tokenizer
 
     from course import scale
     from course.progress import track

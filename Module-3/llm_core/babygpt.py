@@ -15,14 +15,14 @@ from llm_data.measures import bits_per_byte
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from llm_core.checkpoints import describe, refuse_another_shape, refuse_other_states
 from llm_core.foreign import Questions, forward_options, refuse_unless_it_fits
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import parameter_groups
-from llm_core.pretrained import pretrained
-from llm_core.resume import RandomState, refuse_other_steps, settle_progress
-from llm_core.run_callbacks import forget_foreign_places
+from llm_core.run.callbacks import forget_foreign_places
+from llm_core.store.checkpoints import describe, refuse_another_shape, refuse_other_states
+from llm_core.store.registry import pretrained
+from llm_core.store.rng import RandomState, refuse_other_steps, settle_progress
 
 # Where several batches make a step, the backward pass starts from the sum of the losses divided by this, of the size of
 # a mean; the step mends it once the number of targets is known. A power of two: it costs no rounding.

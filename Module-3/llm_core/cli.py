@@ -20,7 +20,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from llm_data.datamodule import LLMDataModule
 from llm_data.errors import is_failure
-from llm_data.manifest import ShardError
+from llm_data.shards.manifest import ShardError
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -33,12 +33,12 @@ from course.errors import SWITCH, traceback_wanted
 from course.lightning_tools import quiet
 from course.terminal import INTERRUPTED, PIPE_CLOSED, TERMINATED, ended_by_sigterm, forget_output, show_any_letter
 from llm_core.babygpt import NonFiniteLoss
-from llm_core.checkpoints import load_checkpoint
-from llm_core.folder import load_folder, save_folder
 from llm_core.foreign import Questions, refuse_unless_finite
-from llm_core.preflight import check_arguments
-from llm_core.sampling import Sampling, sample_texts
-from llm_core.training_cli import CLI, GO_ON, TRAINER, ConfiguredGPT, Run
+from llm_core.generate import Sampling, sample_texts
+from llm_core.run.preflight import check_arguments
+from llm_core.run.training_cli import CLI, GO_ON, TRAINER, ConfiguredGPT, Run
+from llm_core.store.checkpoints import load_checkpoint
+from llm_core.store.hf import load_folder, save_folder
 
 HELP = """usage: babygpt COMMAND [OPTIONS]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from llm_data.batches import Batch, make_batch
 from llm_data.datamodule import LLMDataModule
-from llm_data.loader import StatefulLoader
 from llm_data.measures import bits_per_byte
+from llm_data.rows.collate import Batch, make_batch
+from llm_data.rows.loader import StatefulLoader
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -9,7 +9,7 @@ import math
 
 import torch
 from jaxtyping import Float, Int
-from llm_data.batches import IGNORED
+from llm_data.rows.collate import IGNORED
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint

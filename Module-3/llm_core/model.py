@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_core.attention_masks import Mask, packed_mask, padding_mask
 from llm_core.config import GPTConfig
 from llm_core.losses import causal_loss
+from llm_core.masks import Mask, packed_mask, padding_mask
 
 Ids = Int[Tensor, "batch time"]
 Positions = Int[Tensor, "#batch time"]

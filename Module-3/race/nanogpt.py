@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 import torch
 from baseline import STEPS, NanoGPT, evaluate, split
-from llm_data.corpora import load_corpus
+from llm_data.text.corpora import load_corpus
 from racer import CONTEXT, Recipe, Training, parameters_of
 from torch import Tensor
 

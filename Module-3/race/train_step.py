@@ -21,8 +21,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from llm_core.babygpt import BabyGPT
+from llm_core.costs.scaling import CONFIGS, flops_per_token, num_parameters
 from llm_core.model import GPT
-from llm_core.scaling import CONFIGS, flops_per_token, num_parameters
 
 from course import scale
 from course.lightning_tools import quiet

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from tiny_course import TinyCourse, write_notebook
 
-from course import build, card, exercises, normalise, notebooks, records
-from course.curriculum import CourseError
+from course.author import build, card, exercises
+from course.notebook import format as notebooks
+from course.notebook import normalise
+from course.plan import timings
+from course.plan.curriculum import CourseError
 
 Command = Callable[..., tuple[int, str, str]]
 LESSON = "Module-1/notebooks/1_A b.ipynb"
@@ -148,7 +151,7 @@ def test_stale_outputs(course: TinyCourse) -> None:
 def test_stale_card_is_mended_without_a_run(course: TinyCourse, command: Command) -> None:
     built(course)
     entry = {"seconds": 95.0, "peak_memory_bytes": 1, "claims": 1}
-    records.save(course.root, {"scale": "cpu", "hardware": "A CPU", "notebooks": {LESSON: entry}})
+    timings.save(course.root, {"scale": "cpu", "hardware": "A CPU", "notebooks": {LESSON: entry}})
     assert reasons(course) == [f"{LESSON}: its card is not what docs/curriculum.toml and the records say"]
     assert command("build") == (0, f"mended  {LESSON}\n", "")
     assert reasons(course) == []

@@ -14,8 +14,12 @@ import pytest
 from PIL import Image
 from tiny_course import TinyCourse, write_notebook
 
-from course import check, claims, normalise, notebooks, pytest_plugin, report, runner, state
-from course.execute import Outcome
+from course import check, claims
+from course.engine import pytest_plugin
+from course.engine.execute import Outcome
+from course.notebook import format as notebooks
+from course.notebook import normalise
+from course.run import history, report, runner
 
 Command = Callable[..., tuple[int, str, str]]
 A, B = (f"Module-1/notebooks/{name}.ipynb" for name in ("1_A", "2_B"))
@@ -108,11 +112,11 @@ def test_a_report_and_its_line_say_what_was_lost(
     status, out, err = command("run")
     assert (status, err) == (0, "")
     assert f"ok  {A}  1.0 s  0 MiB  1 claims  2 damaged" in out and f"ok  {B}  1.0 s  0 MiB  1 claims\n" in out
-    folder = tiny.root / state.OUTPUT
+    folder = tiny.root / history.OUTPUT
     page = (folder / "index.html").read_text()
     assert "1 of 2 held" in page and "2 records damaged and left out" in page and "<b>&quot;" not in page
     assert [record["held"] for record in claims.read(folder / "claims.jsonl").records] == [True, False, True]
-    record = state.load(folder).notebooks[A]
+    record = history.load(folder).notebooks[A]
     assert (record.held, record.claims, record.damaged) == (1, 2, 2)
 
     # Whatever becomes of one notebook's claims, a run of another one has its report.
@@ -157,7 +161,7 @@ def test_a_broken_picture_costs_itself(
     for outputs in ([BROKEN[name], good], [BROKEN[name]]):
         fake_kernel(monkeypatch, {A: b""}, [picture(data) for data in outputs])
         assert command("run")[0] == 0
-        page = (tiny.root / state.OUTPUT / "index.html").read_text()
+        page = (tiny.root / history.OUTPUT / "index.html").read_text()
         assert "<script>" not in page and page.count("data:image/png") == (len(outputs) == 2)
     with pytest.raises(notebooks.NotebookError, match="is no picture"):
         normalise.small_png(BROKEN[name])
@@ -200,7 +204,7 @@ def test_texts_of_a_notebook_are_no_markup_in_the_report(
     fake_kernel(monkeypatch, {A: lines}, [])
     monkeypatch.setattr(report, "page", lambda *_: "")
     assert command("run")[0] == 0
-    page = (tiny.root / state.OUTPUT / "index.html").read_text()
+    page = (tiny.root / history.OUTPUT / "index.html").read_text()
     tags: list[tuple[str, list[str]]] = []
 
     class Reader(HTMLParser):
@@ -225,4 +229,4 @@ def test_a_page_that_cannot_be_made_costs_itself(
     monkeypatch.setattr(report, "page", fail)
     status, out, err = command("run")
     assert (status, err) == (0, "") and out.count("no page  ") == 2 and "2 of 2 notebooks ran to the end" in out
-    assert (tiny.root / state.OUTPUT / "index.html").is_file()
+    assert (tiny.root / history.OUTPUT / "index.html").is_file()

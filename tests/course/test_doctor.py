@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 
-from course import curriculum, doctor, probe
+from course.doctor import doctor, probe
+from course.plan import curriculum
 
 SCALE = {"name": "cpu", "hardware": "A CPU", "precision": "32-true", "reason": "r", "text": "scale cpu (r)"}
 GPU = {"name": "NVIDIA H100", "memory": 80 * 2**30, "capability": "9.0", "bf16": True}

@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 from tiny_course import TinyCourse
 
-from course import cli, curriculum, display, doctor, errors, execute, notebooks, records, runner, state
+from course import cli, errors
+from course.doctor import doctor
+from course.engine import execute
+from course.notebook import format as notebooks
+from course.plan import curriculum, timings
+from course.run import display, history, runner
 
 Command = Callable[..., tuple[int, str, str]]
 A = "Module-1/notebooks/1_A.ipynb"
@@ -92,7 +97,7 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_a_damaged_state(course: TinyCourse, command: Command, name: str) -> None:
-    path = course.root / state.OUTPUT / state.FILE
+    path = course.root / history.OUTPUT / history.FILE
     path.parent.mkdir(parents=True)
     content = STATES[name]
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -103,13 +108,13 @@ def test_a_damaged_state(course: TinyCourse, command: Command, name: str) -> Non
 
 
 def test_a_state_that_is_a_folder_and_one_that_is_good(course: TinyCourse, command: Command) -> None:
-    path = course.root / state.OUTPUT / state.FILE
+    path = course.root / history.OUTPUT / history.FILE
     path.mkdir(parents=True)
     one_line(command("run"), str(path), "delete it")
     one_line(command("status"), str(path), "delete it")
     path.rmdir()
     path.write_text(_typed("seconds", 2))  # a whole number of seconds, and no `damaged`, as older runs wrote
-    record = state.load(path.parent).notebooks[A]
+    record = history.load(path.parent).notebooks[A]
     assert record.seconds == 2.0 and record.damaged == 0
 
 
@@ -137,11 +142,11 @@ def test_a_damaged_plan(course: TinyCourse, command: Command, name: str) -> None
      '[{"scale": "cpu", "hardware": "h", "notebooks": {"a": {"seconds": NaN}}}]', b"\xff", "[" * 100_000],
 )  # fmt: skip
 def test_damaged_records(course: TinyCourse, command: Command, content: str | bytes) -> None:
-    path = course.root / records.FILE
+    path = course.root / timings.FILE
     path.parent.mkdir()
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    one_line(command("run"), records.FILE)
-    one_line(command("build", "--check"), records.FILE)
+    one_line(command("run"), timings.FILE)
+    one_line(command("build", "--check"), timings.FILE)
 
 
 def test_paths_that_no_file_system_takes(course: TinyCourse, command: Command) -> None:
@@ -171,7 +176,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     path = tmp_path / "a file.txt"
     notebooks.write_text(path, "old")
     code = (
-        "import resource, signal, sys\nfrom pathlib import Path\nfrom course.notebooks import write_text\n"
+        "import resource, signal, sys\nfrom pathlib import Path\nfrom course.notebook.format import write_text\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: write_text(Path(sys.argv[1]), 'new' * 1000)\nexcept OSError as error: print(error.filename)"
     )
@@ -208,12 +213,15 @@ def test_a_full_disk_ends_a_run_in_one_line(
         patch.setattr(runner, "write_text", full)
         one_line(command("run"), "1_A.html: No space left on device; free some space")
     # What was finished is kept, and with room again the same command goes on.
-    assert not state.load(course.root / state.OUTPUT).complete
+    assert not history.load(course.root / history.OUTPUT).complete
     assert command("run")[0] == 0
 
 
 # The doctor without its question to torch is the quickest command, in a process of its own.
-QUICK = "import sys; from course import cli, probe; probe.ask = dict; sys.exit(cli.main(['doctor']))"
+QUICK = (
+    "import sys; from course import cli; from course.doctor import probe; probe.ask = dict; "
+    "sys.exit(cli.main(['doctor']))"
+)
 
 
 def test_a_reader_that_goes_away(course: TinyCourse) -> None:

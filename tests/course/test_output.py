@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from tiny_course import TinyCourse
 
-from course import output
+from course.run import output
 
 Command = Callable[..., tuple[int, str, str]]
 A = "Module-1/notebooks/1_A.ipynb"
@@ -131,7 +131,7 @@ def test_a_second_run_is_refused_and_status_is_not(course: TinyCourse, command: 
 def test_the_lock_goes_with_its_process(course: TinyCourse) -> None:
     folder = course.root / "out"
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom course import curriculum, output\n"
+        "import os, sys\nfrom pathlib import Path\nfrom course.plan import curriculum; from course.run import output\n"
         "plan = curriculum.load(Path(sys.argv[1]))\n"
         "output.claimed(plan, [], Path(sys.argv[2])).__enter__()\nos._exit(9)"
     )

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from tiny_course import TinyCourse
 
-from course import curriculum, documents, records, selection
-from course.curriculum import CourseError, find_root, link, load
+from course.author import documents
+from course.plan import curriculum, timings
+from course.plan.curriculum import CourseError, find_root, link, load
+from course.run import selection
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -81,7 +83,7 @@ def test_a_lesson_finds_files_of_its_course_from_any_folder(tiny: TinyCourse, mo
 
 
 def test_no_root_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    monkeypatch.setattr(curriculum, "__file__", str(tmp_path / "site/course/curriculum.py"))
+    monkeypatch.setattr(curriculum, "__file__", str(tmp_path / "site/course/plan/curriculum.py"))
     monkeypatch.chdir(tmp_path)
     for name in ("run", "status", "build"):
         status, _out, err = command(name)
@@ -195,7 +197,7 @@ def test_documents_show_recorded_times(tiny: TinyCourse) -> None:
     documents.write(plan)
     entry = {"seconds": 38.4, "peak_memory_bytes": 1, "claims": 1}
     notebooks = {"Module-1/notebooks/2_Second.ipynb": entry}
-    records.save(tiny.root, {"scale": "gpu", "hardware": "H100", "notebooks": notebooks})
+    timings.save(tiny.root, {"scale": "gpu", "hardware": "H100", "notebooks": notebooks})
     assert [name for name, _ in documents.stale(plan)] == ["Lesson Plan.md"]
     documents.write(plan)
     assert "not measured | under a minute (40 s) | not measured | done" in (tiny.root / "Lesson Plan.md").read_text()
@@ -243,17 +245,17 @@ def test_a_broken_block_is_one_line(tiny: TinyCourse, command: Command, text: st
     ],
 )
 def test_duration_is_rounded(seconds: float | None, text: str) -> None:
-    assert records.duration(seconds) == text
+    assert timings.duration(seconds) == text
 
 
 def test_records_of_another_machine_do_not_mix(tmp_path: Path) -> None:
     base = {"scale": "cpu", "hardware": "A", "driver": None, "python": "3.11", "versions": {}}
-    records.save(tmp_path, {**base, "notebooks": {"one": {"seconds": 1}}})
-    records.save(tmp_path, {**base, "notebooks": {"two": {"seconds": 2}}})
-    assert set(records.load(tmp_path)["cpu"]["notebooks"]) == {"one", "two"}
-    records.save(tmp_path, {**base, "hardware": "B", "notebooks": {"three": {"seconds": 3}}})
-    assert set(records.load(tmp_path)["cpu"]["notebooks"]) == {"three"}
-    assert records.seconds(records.load(tmp_path), "cpu", "three") == 3
-    (tmp_path / records.FILE).write_text("[1]")
+    timings.save(tmp_path, {**base, "notebooks": {"one": {"seconds": 1}}})
+    timings.save(tmp_path, {**base, "notebooks": {"two": {"seconds": 2}}})
+    assert set(timings.load(tmp_path)["cpu"]["notebooks"]) == {"one", "two"}
+    timings.save(tmp_path, {**base, "hardware": "B", "notebooks": {"three": {"seconds": 3}}})
+    assert set(timings.load(tmp_path)["cpu"]["notebooks"]) == {"three"}
+    assert timings.seconds(timings.load(tmp_path), "cpu", "three") == 3
+    (tmp_path / timings.FILE).write_text("[1]")
     with pytest.raises(CourseError, match="not a list of records"):
-        records.load(tmp_path)
+        timings.load(tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tiny_course import write_notebook
 
-from course import pytest_plugin
+from course.engine import pytest_plugin
 
 NBMAKE = ["--nbmake", "--nbmake-kernel=python3"]
 ASKS = """\
@@ -117,7 +117,7 @@ def test_each_worker_begins_with_notebooks(workers: int) -> None:
 
 def test_the_plugin_imports_nothing_slow() -> None:
     code = (
-        "import sys, pytest\nbefore = set(sys.modules)\nimport course.pytest_plugin\n"
+        "import sys, pytest\nbefore = set(sys.modules)\nimport course.engine.pytest_plugin\n"
         "slow = {'torch', 'numpy', 'nbclient', 'nbformat', 'jupyter_client'} & (set(sys.modules) - before)\n"
         "assert not slow, slow"
     )

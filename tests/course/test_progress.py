@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from course import progress
-from course.normalise import last_frames
+from course.notebook.normalise import last_frames
 
 
 class Terminal(io.StringIO):

@@ -1,6 +1,6 @@
 """Formulas in the pages of a run: drawn without a network, left alone inside code."""
 
-from course.report import formulas_as_mathml
+from course.run.report import formulas_as_mathml
 
 
 def test_formulas_become_mathml() -> None:

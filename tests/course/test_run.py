@@ -19,15 +19,18 @@ import pytest
 from rich.console import Console
 from tiny_course import TinyCourse
 
-from course import display, execute, probe, records, runner, state
+from course.doctor import probe
+from course.engine import execute
+from course.plan import timings
+from course.run import display, history, runner
 
 Command = Callable[..., tuple[int, str, str]]
 A, B, C = (f"Module-1/notebooks/{name}.ipynb" for name in ("1_A", "2_B", "3_C"))
 CLAIM = "from course import check\ncheck.predicted('two <b>', 2, 2.01, unit='s')\ncheck.holds('yes', True)"
 
 
-def ran(tiny: TinyCourse) -> state.State:
-    return state.load(tiny.root / state.OUTPUT)
+def ran(tiny: TinyCourse) -> history.History:
+    return history.load(tiny.root / history.OUTPUT)
 
 
 def test_a_failure_takes_three_lines_and_the_rest_still_run(tiny: TinyCourse, command: Command) -> None:
@@ -185,8 +188,8 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tiny: Tiny
     assert ran(tiny).complete
 
 
-def record(run: str, ok: bool = True, code: str = "") -> state.Record:
-    return state.Record(run, ok, code, "2026-01-01T00:00:00", 7.0, 1, 3, 3)
+def record(run: str, ok: bool = True, code: str = "") -> history.Result:
+    return history.Result(run, ok, code, "2026-01-01T00:00:00", 7.0, 1, 3, 3)
 
 
 def test_what_a_call_runs(tiny: TinyCourse) -> None:
@@ -196,18 +199,18 @@ def test_what_a_call_runs(tiny: TinyCourse) -> None:
     code = {path: runner.code_sha256(runner.read(tiny.root / path)) for path in (A, B, C)}
     finished = {A: record("r", code=code[A]), B: record("r", code="other code"), C: record("r", ok=False, code=code[C])}
 
-    def todo(last: state.State, **options: Any) -> list[str]:
-        state.save(last, output)
+    def todo(last: history.History, **options: Any) -> list[str]:
+        history.save(last, output)
         return runner.Runner(tiny.plan, runner.Options([A, B, C], output, **options)).todo
 
-    assert todo(state.State()) == [A, B, C]
-    assert todo(state.State("r", False, [A, B, C], finished)) == [B, C]
-    assert todo(state.State("r", False, [A, B, C], finished), fresh=True) == [A, B, C]
-    assert todo(state.State("r", True, [A, B, C], finished)) == [A, B, C]  # it went through: all again
-    assert todo(state.State("later", False, [A, B, C], finished)) == [A, B, C]  # finished in another run
-    assert todo(state.State("r", True, [A, B, C], finished), only_failed=True) == [C]
-    assert todo(state.State("r", False, [A, B, C], {A: finished[A]}), only_failed=True) == [B, C]
-    assert todo(state.State("r", True, [A], {A: finished[A]}), only_failed=True) == []
+    assert todo(history.History()) == [A, B, C]
+    assert todo(history.History("r", False, [A, B, C], finished)) == [B, C]
+    assert todo(history.History("r", False, [A, B, C], finished), fresh=True) == [A, B, C]
+    assert todo(history.History("r", True, [A, B, C], finished)) == [A, B, C]  # it went through: all again
+    assert todo(history.History("later", False, [A, B, C], finished)) == [A, B, C]  # finished in another run
+    assert todo(history.History("r", True, [A, B, C], finished), only_failed=True) == [C]
+    assert todo(history.History("r", False, [A, B, C], {A: finished[A]}), only_failed=True) == [B, C]
+    assert todo(history.History("r", True, [A], {A: finished[A]}), only_failed=True) == []
 
 
 def test_a_damaged_state_is_one_line(tiny: TinyCourse, command: Command) -> None:
@@ -248,7 +251,7 @@ def test_exercises_are_all_asked(tiny: TinyCourse, command: Command) -> None:
         "def f():\n    return 1",
         check,
     )
-    from course import build
+    from course.author import build
 
     build.tidy(tiny.plan, "Module-1/solutions/1_A.ipynb", io.StringIO())
     status, out, _ = command("run", "Module-1/exercises")
@@ -264,17 +267,17 @@ def test_record(tiny: TinyCourse, command: Command, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["course", "run", "--record"])
     tiny.lesson("1_A", CLAIM)
     assert command("run", "--record")[0] == 0
-    written = records.load(tiny.root)["gpu"]
+    written = timings.load(tiny.root)["gpu"]
     assert (written["hardware"], written["driver"], written["command"]) == ("H100", "570", "course run --record")
     assert set(written["versions"]) == {"torch", "pytorch-lightning", "transformers", "numpy"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", written["date"]) and written["python"].startswith("3.")
     entry = written["notebooks"][A]
     assert entry["claims"] == 2 and 0 < entry["seconds"] < 60 and entry["peak_memory_bytes"] > 1e6
-    before = (tiny.root / records.FILE).read_text()
+    before = (tiny.root / timings.FILE).read_text()
     tiny.lesson("2_B", "1/0")
     status, _, err = command("run", "--record", B)
     assert status == 2 and "not recorded: 1 of 1 notebooks did not run to the end" in err
-    assert (tiny.root / records.FILE).read_text() == before
+    assert (tiny.root / timings.FILE).read_text() == before
 
 
 def test_the_live_table_shows_cell_times_and_claims() -> None:
@@ -297,8 +300,8 @@ def test_expected_time_comes_from_here_else_from_the_records(tiny: TinyCourse, m
     tiny.lesson("1_A", "1")
     monkeypatch.setenv("COURSE_SCALE", "gpu")
     entries = {name: {"seconds": 99.0, "peak_memory_bytes": 1, "claims": 1} for name in (A, B)}
-    records.save(tiny.root, {"scale": "gpu", "hardware": "", "notebooks": entries})
-    last = state.State("r", True, [A], {A: record("r"), C: record("r", ok=False)})
+    timings.save(tiny.root, {"scale": "gpu", "hardware": "", "notebooks": entries})
+    last = history.History("r", True, [A], {A: record("r"), C: record("r", ok=False)})
     assert runner._expected(tiny.plan, last) == {A: 7.0, B: 99.0}
 
 

@@ -16,7 +16,10 @@ import psutil
 import pytest
 from tiny_course import TinyCourse
 
-from course import execute, normalise, notebooks, runner
+from course.engine import execute
+from course.notebook import format as notebooks
+from course.notebook import normalise
+from course.run import runner
 
 Command = Callable[..., tuple[int, str, str]]
 A, B, C = (f"Module-1/notebooks/{name}.ipynb" for name in ("1_A", "2_B", "3_C"))

@@ -13,7 +13,9 @@ import nbformat
 import pytest
 from tiny_course import TinyCourse
 
-from course import build, notebooks, state, status
+from course.author import build
+from course.notebook import format as notebooks
+from course.run import history, status
 
 Command = Callable[..., tuple[int, str, str]]
 LESSON = "Module-1/notebooks/1_A.ipynb"
@@ -34,14 +36,14 @@ def course(tiny: TinyCourse) -> TinyCourse:
 
 
 def rows(course: TinyCourse) -> dict[str, status.Row]:
-    return {row.lesson: row for row in status.rows(course.plan, course.root / state.OUTPUT)}
+    return {row.lesson: row for row in status.rows(course.plan, course.root / history.OUTPUT)}
 
 
 def remember(course: TinyCourse, path: str = LESSON, **values: Any) -> None:
     code = notebooks.code_sha256(notebooks.read(course.root / path))
     fields = {"ok": True, "code_sha256": code, "held": 5, "claims": 5, **values}
-    record = state.Record(run="r", finished="2026-05-01T10:20:30", seconds=1.0, peak_memory_bytes=1, **fields)
-    state.save(state.State("r", True, [path], {path: record}), course.root / state.OUTPUT)
+    record = history.Result(run="r", finished="2026-05-01T10:20:30", seconds=1.0, peak_memory_bytes=1, **fields)
+    history.save(history.History("r", True, [path], {path: record}), course.root / history.OUTPUT)
 
 
 def save_as_reader(path: Path, outputs: dict[int, list[Any]], when: float | None = None) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from course.curriculum import Curriculum, load
+from course.plan.curriculum import Curriculum, load
 
 PLAN = """
 [[phase]]

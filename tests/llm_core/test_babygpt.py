@@ -11,10 +11,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from llm_core.babygpt import BabyGPT, NonFiniteLoss
-from llm_core.checkpoints import load_checkpoint
 from llm_core.model import GPT, GPTConfig
-from llm_data.corpora import load_corpus
+from llm_core.store.checkpoints import load_checkpoint
 from llm_data.datamodule import LLMDataModule
+from llm_data.text.corpora import load_corpus
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from witness import CONFIG, Rows, own_text, train

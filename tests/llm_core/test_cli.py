@@ -20,8 +20,8 @@ from filelock import FileLock
 from forked import babygpt
 from llm_core.cli import main
 from llm_core.model import GPT
-from llm_core.preflight import alone_in
-from llm_core.resume import AtomicCheckpoints
+from llm_core.run.preflight import alone_in
+from llm_core.store.rng import AtomicCheckpoints
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -479,7 +479,7 @@ def test_the_folder_is_kept_before_it_is_looked_at(options, here, monkeypatch):
         seen.append(folder)
         raise ValueError("looked")
 
-    monkeypatch.setattr("llm_core.training_cli.find_checkpoint", look)
+    monkeypatch.setattr("llm_core.run.training_cli.find_checkpoint", look)
     assert main(["fit", "--config", str(options), "--run.folder", "new"]) == 1
     assert seen == [Path("new")]
 

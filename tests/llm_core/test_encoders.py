@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llm_core.encoders import (
+from llm_core.families.encoders import (
     CrossAttention,
     Encoder,
     EncoderDecoder,
@@ -13,7 +13,7 @@ from llm_core.encoders import (
     shift_right,
 )
 from llm_core.model import GPT, GPTConfig, KeyValueCache
-from llm_data.batches import document_mask
+from llm_data.rows.collate import document_mask
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -4,11 +4,11 @@ import pytest
 import torch
 import zoo
 from llm_core.babygpt import BabyGPT
-from llm_core.encoders import Encoder
-from llm_core.folder import load_folder
+from llm_core.families.encoders import Encoder
 from llm_core.foreign import max_positions, vocab_rows
+from llm_core.generate import Sampling, generate, generate_by_transformers, stop_ids
 from llm_core.model import GPT, GPTConfig
-from llm_core.sampling import Sampling, generate, generate_by_transformers, stop_ids
+from llm_core.store.hf import load_folder
 from transformers import (
     BertConfig,
     BertLMHeadModel,

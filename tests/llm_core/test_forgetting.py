@@ -10,8 +10,8 @@ from llm_core.babygpt import BabyGPT
 from llm_core.forgetting import Replay, batches, bits, fine_tune, held_out
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import parameter_groups
-from llm_data.batches import make_batch
 from llm_data.datamodule import LLMDataModule
+from llm_data.rows.collate import make_batch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 from witness import own_text

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from llm_core.costs.memory import saved_bytes
 from llm_core.losses import (
     causal_loss,
     chunked_causal_loss,
@@ -16,7 +17,6 @@ from llm_core.losses import (
     shift,
     token_losses,
 )
-from llm_core.memory import saved_bytes
 from torch.nn import functional as F
 
 

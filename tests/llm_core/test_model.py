@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llm_core.attention_masks import packed_mask, padding_mask
+from llm_core.masks import packed_mask, padding_mask
 from llm_core.model import GPT, GPTConfig, KeyValueCache
 from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_core.memory import held_bytes, peak_bytes, saved_bytes
-from llm_core.model import GPT, GPTConfig
-from llm_core.scaling import (
+from llm_core.costs.memory import held_bytes, peak_bytes, saved_bytes
+from llm_core.costs.scaling import (
     BESIROGLU,
     CONFIGS,
     HOFFMANN,
@@ -26,6 +25,7 @@ from llm_core.scaling import (
     peak_flops,
     scale_residual_outputs,
 )
+from llm_core.model import GPT, GPTConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from llm_data.corpora import Corpus
 from llm_data.datamodule import LLMDataModule
-from llm_data.fast_tokenizer import begin_ids, character_tokenizer, tokenizer_hash, train_fast_tokenizer, vocab_size
 from llm_data.measures import bits_per_byte
+from llm_data.text.corpora import Corpus
+from llm_data.tokenizers.fast import begin_ids, character_tokenizer, tokenizer_hash, train_fast_tokenizer, vocab_size
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 

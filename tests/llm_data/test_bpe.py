@@ -11,11 +11,11 @@ import hypothesis.strategies as st
 import pytest
 import regex
 from hypothesis import example, given, settings
-from llm_data import pretokenize
-from llm_data.bpe import BYTE_TO_CHAR, ByteLevelBPE, bytes_to_unicode, train_bpe, train_bpe_naive
-from llm_data.merging import merge_by_rank, merge_by_rank_heap, merge_pair
-from llm_data.pretokenize import bert_words, gpt2_words, separate_cjk
-from llm_data.tokenizer_json import from_json, load, load_gpt2, save, to_json
+from llm_data.tokenizers import pretokenize
+from llm_data.tokenizers.bpe import BYTE_TO_CHAR, ByteLevelBPE, bytes_to_unicode, train_bpe, train_bpe_naive
+from llm_data.tokenizers.merging import merge_by_rank, merge_by_rank_heap, merge_pair
+from llm_data.tokenizers.pretokenize import bert_words, gpt2_words, separate_cjk
+from llm_data.tokenizers.tokenizer_json import from_json, load, load_gpt2, save, to_json
 from tokenizer_texts import END, TEXT, course_data, library_bpe, library_ids, python_files
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 

@@ -3,14 +3,14 @@ import json
 import re
 import tracemalloc
 
-import llm_data.corpora as corpora
-import llm_data.text_files as text_files
+import llm_data.text.corpora as corpora
+import llm_data.text.files as text_files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_data.corpora import SPLITS, Corpus, CorpusError, is_local, load_corpus
-from llm_data.python_source import MAX_FUNCTION, docstrings_of, functions_of
-from llm_data.text_files import cut_long, find_files, read_documents, split_text
+from llm_data.text.corpora import SPLITS, Corpus, CorpusError, is_local, load_corpus
+from llm_data.text.files import cut_long, find_files, read_documents, split_text
+from llm_data.text.python_source import MAX_FUNCTION, docstrings_of, functions_of
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from llm_data.corpora import Corpus, CorpusError, load_corpus
 from llm_data.datamodule import LLMDataModule
-from llm_data.fast_tokenizer import tokenizer_hash, train_fast_tokenizer
-from llm_data.manifest import ShardError
+from llm_data.shards.manifest import ShardError
+from llm_data.text.corpora import Corpus, CorpusError, load_corpus
+from llm_data.tokenizers.fast import tokenizer_hash, train_fast_tokenizer
 from recorder import Recorder, own_text, recorded, train
 
 from course.lightning_tools import quiet

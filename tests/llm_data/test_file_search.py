@@ -1,10 +1,10 @@
 import os
 import socket
 
-import llm_data.file_search as file_search
+import llm_data.text.search as file_search
 import pytest
-from llm_data.corpora import load_corpus
-from llm_data.text_files import CorpusError, find_files, read_documents
+from llm_data.text.corpora import load_corpus
+from llm_data.text.files import CorpusError, find_files, read_documents
 
 
 def write(path, text="text"):
@@ -114,7 +114,7 @@ def test_a_file_that_may_not_be_read_or_is_gone_is_named(tmp_path, monkeypatch):
 
 def test_a_file_cut_short_while_it_is_read_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "a.txt", "one\n\n" * 1000)
-    monkeypatch.setattr("llm_data.text_files.BLOCK", 500)
+    monkeypatch.setattr("llm_data.text.files.BLOCK", 500)
     documents = read_documents(path)
     next(documents)
     os.truncate(path, 700)

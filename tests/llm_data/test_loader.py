@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llm_data.loader import StatefulLoader
-from llm_data.packing import PACKINGS
-from llm_data.row_table import RowTable, build_table
+from llm_data.rows.loader import StatefulLoader
+from llm_data.rows.packing import PACKINGS
+from llm_data.rows.table import RowTable, build_table
 from written_tokens import counted, write_tokens
 
 LENGTHS = np.random.default_rng(0).integers(1, 30, size=83).tolist()
@@ -246,13 +246,13 @@ FAILING = object()
 
 
 def test_a_worker_that_was_killed_is_one_line(tokens, monkeypatch):
-    monkeypatch.setattr("llm_data.loader.RowDataset", Dying)
+    monkeypatch.setattr("llm_data.rows.loader.RowDataset", Dying)
     with pytest.raises(RuntimeError, match=r"^a worker process of num_workers=1 died .*lower num_workers") as caught:
         list(make(tokens, num_workers=1))
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_living_worker_raises_is_left_as_it_is(tokens, monkeypatch):
-    monkeypatch.setattr("llm_data.loader.RowDataset", lambda _: Dying(FAILING))
+    monkeypatch.setattr("llm_data.rows.loader.RowDataset", lambda _: Dying(FAILING))
     with pytest.raises(RuntimeError, match="a fault of its own"):
         list(make(tokens, num_workers=1))

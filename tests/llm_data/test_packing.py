@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_data.packing import PACKINGS, best_fit, next_fit, padded_slots, plan_rows
+from llm_data.rows.packing import PACKINGS, best_fit, next_fit, padded_slots, plan_rows
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(np.array)
 CONTEXT = st.integers(2, 16)

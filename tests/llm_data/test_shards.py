@@ -6,16 +6,16 @@ import sys
 import time
 from pathlib import Path
 
-import llm_data.shards as shards_module
+import llm_data.shards.writer as shards_module
 import numpy as np
 import psutil
 import pytest
-from llm_data.corpora import Corpus, load_corpus
-from llm_data.fast_tokenizer import character_tokenizer, train_fast_tokenizer
-from llm_data.manifest import MANIFEST, Manifest, ShardError, write_in_place
-from llm_data.row_table import RowTable
-from llm_data.shards import build_shards
-from llm_data.token_shards import TokenShards
+from llm_data.rows.table import RowTable
+from llm_data.shards.manifest import MANIFEST, Manifest, ShardError, write_in_place
+from llm_data.shards.reader import TokenShards
+from llm_data.shards.writer import build_shards
+from llm_data.text.corpora import Corpus, load_corpus
+from llm_data.tokenizers.fast import character_tokenizer, train_fast_tokenizer
 
 DOCUMENTS = [f"document {number}: " + "some words of it, " * (number % 7 + 1) for number in range(120)]
 OPTIONS = {"shard_characters": 1500, "progress": False, "num_workers": 2}
@@ -152,8 +152,8 @@ def test_threads_do_not_share_a_tokenizer(tmp_path, tokenizer, monkeypatch):
 
 CHILD = """
 import sys, time
-from llm_data.corpora import Corpus
-from llm_data.shards import build_shards
+from llm_data.text.corpora import Corpus
+from llm_data.shards.writer import build_shards
 from transformers import PreTrainedTokenizerFast
 documents = open(sys.argv[3]).read().split("|")
 def slowly():
@@ -347,13 +347,13 @@ def test_a_gigabyte_within_500_megabytes(tmp_path, giant_line):
             piece = piece.replace("\n", " ") if giant_line else f"{piece}\n\n"
             size += file.write(piece)
     build = (
-        "import sys; from llm_data.corpora import load_corpus; from llm_data.shards import build_shards\n"
+        "import sys; from llm_data.text.corpora import load_corpus; from llm_data.shards.writer import build_shards\n"
         "from transformers import PreTrainedTokenizerFast\n"
         "tokenizer = PreTrainedTokenizerFast.from_pretrained(sys.argv[1])\n"
         "print(build_shards(load_corpus('text:' + sys.argv[2]), 'train', tokenizer, sys.argv[3]))"
     )
     pack = (
-        "import sys; from llm_data.row_table import build_table; from llm_data.token_shards import TokenShards\n"
+        "import sys; from llm_data.rows.table import build_table; from llm_data.shards.reader import TokenShards\n"
         "build_table(TokenShards(sys.argv[1]), sys.argv[2], 1024, 'best_fit')"
     )
     start = time.monotonic()

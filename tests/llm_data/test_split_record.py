@@ -1,7 +1,7 @@
 import pytest
-from llm_data.corpora import Corpus
 from llm_data.datamodule import LLMDataModule
-from llm_data.fast_tokenizer import train_fast_tokenizer
+from llm_data.text.corpora import Corpus
+from llm_data.tokenizers.fast import train_fast_tokenizer
 
 TEXTS = [f"document {number} about {number * number}" for number in range(200)]
 TOKENIZER = train_fast_tokenizer(TEXTS, 270)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_data import starvation, traces
-from llm_data.starvation import NoisyDataset, SlowDataset, Step, feed, simulate
-from llm_data.traces import Span
+from llm_data.stalls import starvation, traces
+from llm_data.stalls.starvation import NoisyDataset, SlowDataset, Step, feed, simulate
+from llm_data.stalls.traces import Span
 from torch.profiler import record_function
 from torch.utils.data import DataLoader
 

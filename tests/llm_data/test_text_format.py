@@ -7,12 +7,12 @@ import tarfile
 import tracemalloc
 import zipfile
 
-import llm_data.text_files as text_files
+import llm_data.text.files as text_files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_data.text_files import CorpusError, read_documents
-from llm_data.text_format import refused
+from llm_data.text.files import CorpusError, read_documents
+from llm_data.text.format import refused
 
 
 def documents_of(tmp_path, data, name="a.txt", errors="strict"):

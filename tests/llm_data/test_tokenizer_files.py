@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_data.bpe import ByteLevelBPE
-from llm_data.tokenizer_json import from_json, load, load_gpt2
+from llm_data.tokenizers.bpe import ByteLevelBPE
+from llm_data.tokenizers.tokenizer_json import from_json, load, load_gpt2
 from tokenizer_texts import END, library_bpe
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 

@@ -5,14 +5,14 @@ import json
 import os
 import shutil
 
-import llm_data.shards as shards_module
+import llm_data.shards.writer as shards_module
 import llm_data.whole_files as whole_files
 import pytest
-from llm_data.cache import cache_folder
-from llm_data.corpora import load_corpus
 from llm_data.datamodule import LLMDataModule
-from llm_data.python_source import library_fingerprint, read_docstrings
+from llm_data.text.corpora import load_corpus
+from llm_data.text.python_source import library_fingerprint, read_docstrings
 from llm_data.whole_files import is_sealed, read_facts, seal, write_facts, write_in_place
+from llm_data.workspace import cache_folder
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_facts_and_seals_know_every_change(tmp_path):
 
 def test_documents_of_the_library_cut_short_are_taken_apart_again(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
-    monkeypatch.setattr("llm_data.python_source.source_files", lambda: [tmp_path / "module.py"])
+    monkeypatch.setattr("llm_data.text.python_source.source_files", lambda: [tmp_path / "module.py"])
     source = "\n".join(f'def f{n}():\n    """{"words " * 20} {n}"""\n' for n in range(5))
     (tmp_path / "module.py").write_text(source)
     whole = list(read_docstrings())
@@ -160,9 +160,9 @@ def test_bytes_are_on_the_disk_before_their_name(tmp_path, monkeypatch):
     ("place", "name"),
     [
         ("transformers.PreTrainedTokenizerFast.save_pretrained", r"tokenizer\.json"),
-        ("llm_data.named_tokenizer.shutil.copyfile", r"tokenizer.*\.json"),
-        ("llm_data.shards._save", r"tokens\.npy"),
-        ("llm_data.row_table._write", "the rows in"),
+        ("llm_data.tokenizers.named.shutil.copyfile", r"tokenizer.*\.json"),
+        ("llm_data.shards.writer._save", r"tokens\.npy"),
+        ("llm_data.rows.table._write", "the rows in"),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_next_run_is_whole(made, tmp_path, monkeypatch, place, name):
@@ -233,7 +233,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
 
 @pytest.mark.parametrize("context", [10**4, 10**8, 2**63, 10**30])
 def test_a_context_longer_than_the_text_is_refused_before_rows_are_planned(made, tmp_path, monkeypatch, context):
-    monkeypatch.setattr("llm_data.row_table.plan_rows", lambda *_: pytest.fail("rows were planned"))
+    monkeypatch.setattr("llm_data.rows.table.plan_rows", lambda *_: pytest.fail("rows were planned"))
     shutil.copytree(made / "cache", tmp_path / "cache")
     options = {"val_percent": 10, "test_percent": 0, "progress": False, "cache": tmp_path / "cache"}
     data = LLMDataModule(f"text:{made}/own.txt", "bpe-270", context, **options)

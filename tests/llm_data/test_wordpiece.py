@@ -10,9 +10,9 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
-from llm_data.pretokenize import bert_words
-from llm_data.tokenizer_json import from_json, load, save, to_json
-from llm_data.wordpiece import WordPiece, longest_match, train_wordpiece
+from llm_data.tokenizers.pretokenize import bert_words
+from llm_data.tokenizers.tokenizer_json import from_json, load, save, to_json
+from llm_data.tokenizers.wordpiece import WordPiece, longest_match, train_wordpiece
 from tokenizer_texts import TEXT, course_data, library_ids, library_wordpiece, python_files
 from tokenizers import Tokenizer
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from llm_data.manifest import Manifest, Shard, checksum, shard_paths
-from llm_data.token_shards import TokenShards
+from llm_data.shards.manifest import Manifest, Shard, checksum, shard_paths
+from llm_data.shards.reader import TokenShards
 
 
 def write_tokens(folder: Path, documents: Sequence[Sequence[int]], shards: int = 1) -> TokenShards:

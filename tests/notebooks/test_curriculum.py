@@ -14,9 +14,12 @@ import markdown_links
 import nbformat
 import pytest
 
-from course import build, card, documents, exercises, notebooks, records, selection
-from course.curriculum import find_root, load
-from course.execute import environment, execute
+from course.author import build, card, documents, exercises
+from course.engine.execute import environment, execute
+from course.notebook import format as notebooks
+from course.plan import timings
+from course.plan.curriculum import find_root, load
+from course.run import selection
 
 ROOT = find_root(Path(__file__).parent)
 PLAN = load(ROOT)
@@ -77,7 +80,7 @@ def test_outputs_are_of_one_clean_run(path: str) -> None:
 def test_a_lesson_begins_with_its_card(path: str) -> None:
     lesson = PLAN.lesson_at(path)
     assert lesson is not None
-    assert card.get(read(path)) == card.text(PLAN, lesson, records.load(ROOT))
+    assert card.get(read(path)) == card.text(PLAN, lesson, timings.load(ROOT))
 
 
 @pytest.mark.parametrize("path", EVERY)

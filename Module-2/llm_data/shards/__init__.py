@@ -1,0 +1,1 @@
+"""Token ids on disk: written once, verified, mapped."""

@@ -1,0 +1,1 @@
+"""What a training step waits for: the waits measured, and their traces."""

@@ -1,0 +1,1 @@
+"""A run of `babygpt`: its options, what is checked before it, when it validates and saves."""

@@ -1,0 +1,1 @@
+"""Models on disk: folders of transformers, checkpoints, and what resumes a run."""

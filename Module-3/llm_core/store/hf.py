@@ -1,0 +1,130 @@
+"""A model as a folder that transformers reads, and a Llama's folder as a model of ours.
+
+transformers itself reads such a folder: what a key that is absent means, which names old files gave their tensors,
+how many files there are. Its weights then become ours, so that both are one model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+)
+
+from llm_core.generate import stop_ids
+from llm_core.model import GPT, GPTConfig
+from llm_core.store.registry import pretrained
+
+WEIGHTS = "model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"
+)  # fmt: skip
+# What our model does, and does not do otherwise.
+FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "is_causal": True}
+
+
+def save_pretrained(model: GPT, folder: Path | str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Write what `LlamaForCausalLM.from_pretrained(folder)` loads, and `AutoTokenizer` where a tokenizer is given."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # None where there is no tokenizer: LlamaConfig would take 1 and 2, and `generate` stop at an ordinary token.
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ends: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in names}
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    config = LlamaConfig(**asdict(model.config), **ends, dtype=dtype, architectures=["LlamaForCausalLM"])
+    config.save_pretrained(folder)
+    if model.stop_ids:
+        GenerationConfig(**{**ends, "eos_token_id": list(model.stop_ids)}).save_pretrained(folder)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]  # one matrix, and safetensors keeps each once
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def from_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT:
+    """The model of a Llama's folder, in evaluation mode: the same logits as `LlamaForCausalLM.from_pretrained(folder)`.
+
+    Raises:
+        FileNotFoundError: when the folder has no configuration.
+        ValueError: for a configuration that our model cannot follow, with the key; for weights that are missing, of
+            other shapes, or cut short.
+    """
+    config = read_config(folder)
+    theirs = pretrained(AutoModelForCausalLM, folder, dtype=dtype)
+    # Where a file holds both matrices and they differ, transformers leaves them apart, whatever config.json says.
+    tied = theirs.lm_head.weight is theirs.model.embed_tokens.weight
+    with torch.device("meta"):
+        model = GPT(replace(config, tie_word_embeddings=tied))
+    model.load_state_dict(theirs.state_dict(), assign=True)
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.stop_ids = stop_ids(theirs)
+    return model.to(dtype).eval()
+
+
+def read_config(folder: Path | str) -> GPTConfig:
+    """Our configuration from a Llama's `config.json`.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: for a configuration of another model, or of a Llama that ours is not, with the key.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; give a run of babygpt, or a folder of transformers")
+    theirs = pretrained(AutoConfig, folder)
+    for key, fixed in FIXED.items():
+        if getattr(theirs, key, fixed) != fixed:
+            wrong = f"{path}: {key}={getattr(theirs, key)!r}, and this model knows {fixed!r} only"
+            raise ValueError(f"{wrong}; take transformers'")
+    rope = dict(theirs.rope_parameters or {})
+    theta = rope.pop("rope_theta", 10_000.0)
+    if rope.pop("rope_type", rope.pop("type", "default")) != "default" or any(rope.values()):
+        raise ValueError(f"{path}: rotary positions are scaled, which this model does not know; take transformers'")
+    values = {name: getattr(theirs, name, None) for name in GPTConfig.__dataclass_fields__}
+    try:
+        config = GPTConfig(**{**values, "rope_theta": theta})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if theirs.head_dim != config.head_dim:
+        raise ValueError(f"{path}: head_dim={theirs.head_dim}, and this model has hidden_size / heads only")
+    return config
+
+
+def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
+    """A model and its tokenizer (None where there is none): ours for a Llama that it can be, else one of transformers.
+
+    Raises:
+        FileNotFoundError: when the folder has no configuration.
+        ValueError: when it holds no causal language model, or not all of one.
+    """
+    folder = Path(folder)
+    try:
+        model: nn.Module = from_pretrained(folder)
+    except ValueError:  # another architecture; or, told by transformers then, weights that do not fit
+        model = pretrained(AutoModelForCausalLM, folder, dtype=torch.float32).eval()
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return model, pretrained(AutoTokenizer, folder) if has_tokenizer else None
+
+
+def save_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
+    """`save_pretrained` for a model of ours or of transformers, with its tokenizer."""
+    if isinstance(model, GPT):
+        save_pretrained(model, folder, tokenizer)
+    else:
+        body: Any = model
+        body.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

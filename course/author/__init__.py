@@ -1,0 +1,1 @@
+"""What authors of lessons use: building, exercises made from solutions, cards, documents."""

@@ -1,0 +1,1 @@
+"""`course doctor`: what this machine has, and what is wrong."""

@@ -1,0 +1,1 @@
+"""What a notebook is as a file, and what it is saved as."""

@@ -1,0 +1,195 @@
+"""Notebooks as files: read, check, hash and write them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from course.plan.curriculum import CourseError
+
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON escapes it; a whole pair is good
+
+Notebook = Any  # nbformat.NotebookNode: a dict whose keys are attributes too; nbformat carries no types
+
+
+class NotebookError(CourseError):
+    """A file that is not a notebook this course can use."""
+
+
+def read(path: Path, name: str | None = None) -> Notebook:
+    """Read a notebook of format 4.
+
+    Raises:
+        NotebookError: naming the file (as `name`) and what is wrong with it.
+    """
+    import nbformat
+
+    name = name or path.name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotebookError(f"{name}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotebookError(f"{name}: not a notebook: {error}") from None
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise NotebookError(f"{name}: not a notebook: not JSON ({error.msg} at {at})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise NotebookError(f"{name}: not a notebook: {error}") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list) or raw.get("nbformat") != 4:
+        raise NotebookError(f"{name}: not a notebook: JSON, but no cells of notebook format 4")
+    try:
+        notebook = nbformat.from_dict(raw)
+        notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 0))
+        ids: dict[str, int] = {}
+        for cell in notebook.cells:
+            # Older notebooks have no ids, and a cell copied in an editor may keep its twin's.
+            if cell.get("id") is None or cell.id in ids:
+                cell.id = cell_id(cell, ids)
+            ids.setdefault(cell.id, 0)
+            # On disk a text may be a list of lines.
+            cell.source = _joined(cell.source)
+            for output in cell.get("outputs", []):
+                if "text" in output:
+                    output.text = _joined(output.text)
+                for mime, value in output.get("data", {}).items():
+                    output.data[mime] = _joined(value) if mime.split("/")[-1][-4:] != "json" else value
+        nbformat.validate(notebook)
+        if _HALF_PAIR.search(text):
+            json.dumps(raw, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise NotebookError(f"{name}: not a valid notebook: half of a surrogate pair ({error.reason})") from None
+    except (nbformat.ValidationError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise NotebookError(f"{name}: not a valid notebook: {first}") from None
+    return notebook
+
+
+def write(notebook: Notebook, path: Path) -> bool:
+    """Write a notebook in one step, which no interruption leaves half done. Says whether the file changed."""
+    import nbformat
+
+    text = nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
+    if path.is_file() and path.read_bytes() == text.encode("utf-8"):
+        return False
+    write_text(path, text)
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step, and see it on the disk before the step is taken.
+
+    Raises:
+        OSError: naming `path`; its old content is whole then, and nothing is left beside it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not the whole name: with an addition it could be longer than a file system takes.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp gives the owner alone access; a file of the course is as readable as its neighbours.
+            os.chmod(temporary, path.stat().st_mode if path.exists() else 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:  # a reader knows the file, not the temporary one
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def code_sha256(notebook: Notebook) -> str:
+    """A hash of the code cells in order: the part of a notebook that decides its outputs."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def tags(cell: Any) -> list[str]:
+    """The cell's tags."""
+    return list(cell.get("metadata", {}).get("tags", []))
+
+
+def first_code_line(cell: Any) -> str:
+    """The first line of a cell that is neither empty nor a comment, or its first line."""
+    # Not `splitlines`, here and below: it also cuts at characters that end no line of Python or of an output.
+    lines = [line.strip() for line in cell.source.split("\n") if line.strip()]
+    return next((line for line in lines if not line.startswith("#")), lines[0] if lines else "")
+
+
+def runnable(notebook: Notebook) -> list[tuple[int, Any]]:
+    """The code cells that are not empty, with their index."""
+    return [
+        (index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()
+    ]
+
+
+def held_lines(cell: Any) -> int:
+    """How many claims the saved output of a cell shows as held."""
+    text = "".join(output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream")
+    return sum(line.startswith("holds") for line in text.split("\n"))
+
+
+def problems(notebook: Notebook) -> list[str]:
+    """What saved outputs must not hold: errors, warnings on stderr, machine paths; each with its cell."""
+    found = []
+    for index, cell in runnable(notebook):
+        place = f"cell {index + 1} ({first_code_line(cell)[:60]})"
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                said = str(output.evalue).split("\n")[0]
+                found.append(f"{place} ends in {output.ename}: {said}")
+            elif output.get("name") == "stderr":
+                first = next((line for line in output.text.split("\n") if line.strip()), "")
+                found.append(f"{place} writes to stderr: {first[:160]}")
+            for text in _texts(output):
+                for path in machine_paths(text):
+                    found.append(f"{place} shows a path of this machine: {path}")
+    return found
+
+
+def cell_id(cell: Any, seen: dict[str, int]) -> str:
+    """An id made from the cell's kind and source, told apart from those in `seen`, to which it is added.
+
+    `seen` also holds how many cells of a text there were, so that many equal cells are not compared with each other.
+    """
+    text = f"{cell.cell_type}\n{_joined(cell.source)}"
+    copy = seen.get(text, 0)
+    while True:
+        name = hashlib.sha256(f"{text}\n{copy}".encode()).hexdigest()[:8]
+        copy += 1
+        if name not in seen:
+            seen[name], seen[text] = 0, copy
+            return name
+
+
+_MACHINE = re.compile(
+    r"(?<![\w.~>-])(?:/(?:home|Users|root|tmp|private/var|var/folders)/[^\s'\"<>]+|[A-Z]:\\Users\\\S+)"
+)
+
+
+def machine_paths(text: str) -> list[str]:
+    """Absolute paths in a text that exist on one machine only."""
+    return _MACHINE.findall(text)
+
+
+def _texts(output: Any) -> Iterator[str]:
+    if "text" in output:
+        yield output.text
+    for mime, value in output.get("data", {}).items():
+        if mime.startswith("text/") and isinstance(value, str):
+            yield value
+
+
+def _joined(value: Any) -> Any:
+    return "".join(value) if isinstance(value, list) and all(isinstance(line, str) for line in value) else value
