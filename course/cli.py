@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from course import errors
-from course.plan.curriculum import CourseError, find_root, load
+from course.errors import CourseError
+from course.plan.curriculum import find_root, load
 from course.terminal import INTERRUPTED, PIPE_CLOSED, ended_by_sigterm, forget_output, show_any_letter
 
 

@@ -7,7 +7,14 @@ import os
 import sys
 import traceback
 
-from course.plan.curriculum import CourseError
+
+class CourseError(Exception):
+    """A mistake that one line explains; the command line prints it without a traceback."""
+
+
+class NotebookError(CourseError):
+    """A file that is not a notebook this course can use."""
+
 
 SWITCH = "COURSE_TRACEBACK"
 _SPACE = "free some space, or write elsewhere with --output"

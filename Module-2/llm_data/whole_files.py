@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from course.files import write_whole
 from llm_data.errors import reason
 
 CHECKSUM = "checksum"
 
 
 def write_in_place(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there, so that no half of it is ever under its name, also when the
-    disk fills up or the power fails.
+    """`course.files.write_whole`, with an error that says what to do.
 
     Args:
         path: where the file belongs.
         write: writes it to the path that it is given.
 
     Raises:
-        OSError: when it cannot be written, with what to do; nothing is left then.
+        OSError: when it cannot be written; nothing is left then.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write(unfinished)
-        sync(unfinished)
-        os.replace(unfinished, path)
-    except BaseException as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        if isinstance(error, OSError):
-            raise OSError(
-                f"{path} cannot be written ({reason(error)}); make room there, or choose another folder"
-            ) from None
-        raise
-
-
-def sync(path: Path) -> None:
-    """Have a file's bytes on the disk: its name must not come to stand for some that a power cut takes away."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        write_whole(path, write)
+    except OSError as error:
+        wrong = f"{path} cannot be written ({reason(error)})"
+        raise OSError(f"{wrong}; make room there, or choose another folder") from None
 
 
 def write_facts(path: Path, facts: dict[str, Any]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from course import files
 
 
 def cache_folder() -> Path:
@@ -37,16 +37,12 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         OSError: when the folder cannot be written, with what to do.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        lock.acquire()
-    except OSError as error:
-        raise OSError(
-            f"{folder} cannot be written ({error.strerror or error}); set COURSE_CACHE, or pass `cache`, to a folder "
-            "that you may write to"
-        ) from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(files.locked(folder / "lock"))
+        except OSError as error:
+            raise OSError(
+                f"{folder} cannot be written ({error.strerror or error}); set COURSE_CACHE, or pass `cache`, to a "
+                "folder that you may write to"
+            ) from None
         yield
-    finally:
-        lock.release()

@@ -12,18 +12,11 @@ from typing import TextIO
 from course import claims
 from course.author import card, exercises
 from course.engine.execute import Failure, environment, execute
-from course.notebook.format import (
-    Notebook,
-    NotebookError,
-    code_sha256,
-    problems,
-    read,
-    runnable,
-    write,
-)
+from course.errors import CourseError, NotebookError
+from course.notebook.format import Notebook, code_sha256, problems, read, runnable, write
 from course.notebook.normalise import normalise
 from course.plan import timings
-from course.plan.curriculum import CourseError, Curriculum
+from course.plan.curriculum import Curriculum
 
 
 @dataclass(frozen=True)

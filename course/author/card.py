@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from course.author import exercises
-from course.notebook.format import Notebook, NotebookError, read, tags
+from course.errors import NotebookError
+from course.notebook.format import Notebook, read, tags
 from course.plan import timings
 from course.plan.curriculum import Curriculum, Lesson, link
 

@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from course.notebook.format import write_text
+from course.errors import CourseError
+from course.files import write_text
 from course.plan import timings
-from course.plan.curriculum import CourseError, Curriculum, Lesson, Module, link
+from course.plan.curriculum import Curriculum, Lesson, Module, link
 
 DOCUMENTS = {"README.md": "progress", "Lesson Plan.md": "modules", "docs/DevLog-000-planning.md": "weeks"}
 _BLOCK = re.compile(r"<!-- generated: (?P<name>[\w-]+) -->\n(?P<text>.*?)<!-- end generated -->", re.DOTALL)

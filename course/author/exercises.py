@@ -11,14 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from course.notebook.format import (
-    Notebook,
-    NotebookError,
-    code_sha256,
-    first_code_line,
-    held_lines,
-    tags,
-)
+from course.errors import NotebookError
+from course.notebook.format import Notebook, code_sha256, first_code_line, held_lines, tags
 from course.notebook.normalise import normalise
 
 CHECK = "exercise-check"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from course.doctor import probe
-from course.errors import one_line
+from course.errors import CourseError, one_line
 from course.hardware import cpu_name, ram
-from course.plan.curriculum import CourseError, find_root
+from course.plan.curriculum import find_root
 
 GIB = 2**30
 # Withdrawn from the index after their publisher's account was taken over.

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from course.engine.environment import kernel_environment
 from course.engine.kernel import Kernel, Stopped
-from course.folders import absolute_folders, temporary_folder
+from course.folders import temporary_folder
 from course.notebook.format import Notebook, first_code_line, runnable
 from course.notebook.normalise import coalesce
 
@@ -55,21 +56,8 @@ def environment(notebook: str, claims: Path | None) -> dict[str, str]:
         notebook: its path relative to the root, for the records of its claims.
         claims: the file that its claims are appended to.
     """
-    env = {**os.environ, **absolute_folders(os.environ)}
-    # Without bytecode each kernel compiles torch's and Lightning's thousands of files anew: 9 CPU seconds.
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
-    # One thread, as under pytest: sums are added in the same order everywhere, and on cores that others use too,
-    # several threads were up to eight times slower than one. A reader who sets the variable knows better.
-    env.setdefault("OMP_NUM_THREADS", "1")
-    env.update(
-        MPLBACKEND="module://matplotlib_inline.backend_inline",
-        PYTHONHASHSEED="0",
-        COURSE_NOTEBOOK=notebook,
-    )
-    env.pop("COURSE_CLAIMS", None)
-    if claims is not None:
-        env["COURSE_CLAIMS"] = str(claims)
-    return env
+    changes = kernel_environment(os.environ, notebook, claims)
+    return {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
 
 
 async def execute(

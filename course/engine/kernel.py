@@ -7,11 +7,11 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from course.errors import one_line
+from course.engine.environment import kernel_manager
+from course.errors import CourseError, one_line
 from course.notebook.format import Notebook
 
 START_SECONDS = 120
@@ -51,14 +51,14 @@ class Kernel:
                     raise Stopped(f"the kernel did not start: {died or one_line(error)}; {advice}") from None
 
     async def _start(self) -> None:
-        from jupyter_client.manager import AsyncKernelManager
         from nbclient import NotebookClient
 
         # Not in the user's home, which may be missing or closed to writing.
         connection = str(Path(self.env["TMPDIR"]) / "kernel.json")
-        manager = AsyncKernelManager(
-            kernel_name="python3", kernel_spec_manager=_this_interpreter(), connection_file=connection
-        )
+        try:
+            manager = kernel_manager(connection_file=connection)
+        except CourseError as error:
+            raise Stopped(str(error)) from None
         client = NotebookClient(self.notebook, km=manager, allow_errors=True)
         # No widget front-end: Lightning's Rich bar makes it wait for a message that never comes
         # (nbclient#312).
@@ -79,11 +79,12 @@ class Kernel:
             stderr=subprocess.DEVNULL,
         )
         self._pid = getattr(manager.provisioner, "pid", None)
-        client.kc = manager.client()
-        client.kc.log = client.log
-        client.kc.start_channels()
-        client.kc.allow_stdin = False
-        await client.kc.wait_for_ready(timeout=START_SECONDS)
+        kernel: Any = manager.client()
+        client.kc = kernel
+        kernel.log = client.log
+        kernel.start_channels()
+        kernel.allow_stdin = False
+        await kernel.wait_for_ready(timeout=START_SECONDS)
 
     async def run(self, cell: Any, index: int, number: int) -> str:
         """Run one cell; returns "Type: first line" of the exception it raised, or nothing."""
@@ -177,27 +178,3 @@ def _resident(process: Any) -> int:
         return int(process.memory_info().rss)
     except psutil.Error:
         return 0
-
-
-def _this_interpreter() -> Any:
-    """A kernel specification manager that knows one kernel, the one of the running interpreter.
-
-    The one that JupyterLab calls "python3" may point to another environment.
-
-    Raises:
-        Stopped: when ipykernel is not installed.
-    """
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-
-    try:
-        from ipykernel.kernelspec import get_kernel_dict
-    except ImportError:
-        raise Stopped(
-            f"no Python kernel in this environment; type: {sys.executable} -m pip install ipykernel"
-        ) from None
-
-    class ThisInterpreter(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> Any:
-            return KernelSpec(resource_dir="", **get_kernel_dict())
-
-    return ThisInterpreter()

@@ -17,19 +17,11 @@ from typing import Any
 import pytest
 
 from course import claims
-from course.folders import absolute_folders, temporary_folder
+from course.engine.environment import kernel_environment, kernel_manager
+from course.folders import temporary_folder
 
 _CLAIMS = pytest.StashKey[tuple[Path, int]]()
 _FOLDER = pytest.StashKey[str]()
-
-# One thread: two kernels side by side with two threads each run slower on two cores than one after the other.
-KERNEL_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "PYTHONHASHSEED": "0",
-    # Without bytecode each kernel compiles torch's and Lightning's thousands of files anew.
-    "PYTHONDONTWRITEBYTECODE": None,
-}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -103,16 +95,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     with (
         temporary_folder() as temporary,
-        _environment(
-            {
-                **KERNEL_ENVIRONMENT,
-                **temporary,
-                **absolute_folders(os.environ),
-                "COURSE_NOTEBOOK": name,
-                "COURSE_CLAIMS": str(item.config.stash[_CLAIMS][0]),
-            }
-        ),
-        _quick_client(),
+        _environment({**kernel_environment(os.environ, name, item.config.stash[_CLAIMS][0]), **temporary}),
+        _our_client(),
     ):
         return (yield)
 
@@ -136,7 +120,7 @@ def _set(values: dict[str, str | None]) -> None:
 
 
 @contextmanager
-def _quick_client() -> Iterator[None]:
+def _our_client() -> Iterator[None]:
     from nbclient import NotebookClient
 
     original = NotebookClient.__init__
@@ -147,6 +131,13 @@ def _quick_client() -> Iterator[None]:
         # (nbclient#312).
         self.widget_registry = {}
         self.shutdown_kernel = "immediate"  # 0.2 s instead of 3
+        if self.kernel_name == "python3":  # another one was asked for by its name
+
+            def create() -> Any:
+                self.km = kernel_manager(config=self.config)
+                return self.km
+
+            self.create_kernel_manager = create
 
     NotebookClient.__init__ = init  # type: ignore[method-assign]
     try:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from course.plan.curriculum import CourseError
+from course.errors import NotebookError
+from course.files import write_text
 
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON escapes it; a whole pair is good
 
 Notebook = Any  # nbformat.NotebookNode: a dict whose keys are attributes too; nbformat carries no types
-
-
-class NotebookError(CourseError):
-    """A file that is not a notebook this course can use."""
 
 
 def read(path: Path, name: str | None = None) -> Notebook:
@@ -82,31 +77,6 @@ def write(notebook: Notebook, path: Path) -> bool:
         return False
     write_text(path, text)
     return True
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step, and see it on the disk before the step is taken.
-
-    Raises:
-        OSError: naming `path`; its old content is whole then, and nothing is left beside it.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not the whole name: with an addition it could be longer than a file system takes.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp gives the owner alone access; a file of the course is as readable as its neighbours.
-            os.chmod(temporary, path.stat().st_mode if path.exists() else 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:  # a reader knows the file, not the temporary one
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def code_sha256(notebook: Notebook) -> str:

@@ -17,8 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from course.errors import NotebookError
 from course.folders import PREFIX
-from course.notebook.format import Notebook, NotebookError, cell_id
+from course.notebook.format import Notebook, cell_id
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {

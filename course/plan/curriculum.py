@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from course.errors import CourseError
+
 PLAN = "docs/curriculum.toml"
 WEEKS = range(1, 21)
 
@@ -24,10 +26,6 @@ _KEYS: dict[str, dict[str, type]] = {
         "papers": list,
     },
 }  # fmt: skip
-
-
-class CourseError(Exception):
-    """A mistake that one line explains; the command line prints it without a traceback."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from course.notebook.format import write_text
-from course.plan.curriculum import CourseError
+from course.errors import CourseError
+from course.files import write_text
 
 FILE = "docs/results/notebooks.json"
 SCALES = {"cpu": "CPU", "gpu": "1 GPU", "multi-gpu": "2 GPUs"}

@@ -8,8 +8,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from course.notebook.format import write_text
-from course.plan.curriculum import CourseError
+from course.errors import CourseError
+from course.files import write_text
 
 OUTPUT = "runs/course"
 FILE = "state.json"

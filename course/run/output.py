@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from course.plan.curriculum import CourseError, Curriculum
+from course.errors import CourseError
+from course.files import Busy, locked
+from course.plan.curriculum import Curriculum
 from course.run.history import FILE, OUTPUT
 
 LOCK = "course-run.lock"
@@ -28,27 +30,21 @@ def claimed(curriculum: Curriculum, notebooks: list[str], output: Path) -> Itera
         CourseError: when a file of the reader's could be lost there, the folder cannot be written, or another run
             holds it. Nothing is written or removed before.
     """
-    from filelock import FileLock, Timeout
-
     _refuse_sources(curriculum, notebooks, output)
     _refuse_strangers(notebooks, output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise CourseError(
-            f"{output}: another `course run` writes there; wait for it, or name another folder with --output"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-        raise CourseError(
-            f"{output}: cannot write there ({said}); name a folder that you may write with --output"
-        ) from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(output / LOCK, wait=False))
+        except Busy:
+            raise CourseError(
+                f"{output}: another `course run` writes there; wait for it, or name another folder with --output"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            raise CourseError(
+                f"{output}: cannot write there ({said}); name a folder that you may write with --output"
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 def files(notebook: str, output: Path) -> list[Path]:

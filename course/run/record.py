@@ -10,8 +10,9 @@ from platform import python_version
 from typing import Any
 
 from course.doctor import probe
+from course.errors import CourseError
 from course.plan import timings
-from course.plan.curriculum import CourseError, Curriculum
+from course.plan.curriculum import Curriculum
 from course.run.history import History
 
 VERSIONS = ("torch", "pytorch-lightning", "transformers", "numpy")

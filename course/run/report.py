@@ -14,8 +14,10 @@ from urllib.parse import quote
 
 from course import claims
 from course.claims import Claims
-from course.notebook.format import Notebook, NotebookError, read, write_text
-from course.plan.curriculum import CourseError, Curriculum
+from course.errors import CourseError, NotebookError
+from course.files import write_text
+from course.notebook.format import Notebook, read
+from course.plan.curriculum import Curriculum
 from course.run.display import clock
 from course.run.history import History, Result
 from course.run.selection import every_notebook

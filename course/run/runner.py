@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from course import claims
 from course.author import exercises
 from course.engine.execute import environment, execute
-from course.errors import one_line, traceback_wanted
-from course.notebook.format import Notebook, NotebookError, code_sha256, read, write, write_text
+from course.errors import NotebookError, one_line, traceback_wanted
+from course.files import write_text
+from course.notebook.format import Notebook, code_sha256, read, write
 from course.plan import timings
 from course.plan.curriculum import Curriculum
 from course.run import history, report

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from course.plan.curriculum import CourseError, Curriculum
+from course.errors import CourseError
+from course.plan.curriculum import Curriculum
 
 
 def to_run(curriculum: Curriculum, arguments: list[str], cwd: Path) -> list[str]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course.author import exercises
+from course.errors import CourseError
 from course.notebook.format import Notebook, code_sha256, held_lines, read
-from course.plan.curriculum import CourseError, Curriculum, Lesson
+from course.plan.curriculum import Curriculum, Lesson
 from course.run import history
 
 

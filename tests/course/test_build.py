@@ -15,10 +15,10 @@ import pytest
 from tiny_course import TinyCourse, write_notebook
 
 from course.author import build, card, exercises
+from course.errors import CourseError
 from course.notebook import format as notebooks
 from course.notebook import normalise
 from course.plan import timings
-from course.plan.curriculum import CourseError
 
 Command = Callable[..., tuple[int, str, str]]
 LESSON = "Module-1/notebooks/1_A b.ipynb"

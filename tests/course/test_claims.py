@@ -17,6 +17,7 @@ from tiny_course import TinyCourse, write_notebook
 from course import check, claims
 from course.engine import pytest_plugin
 from course.engine.execute import Outcome
+from course.errors import NotebookError
 from course.notebook import format as notebooks
 from course.notebook import normalise
 from course.run import history, report, runner
@@ -163,13 +164,13 @@ def test_a_broken_picture_costs_itself(
         assert command("run")[0] == 0
         page = (tiny.root / history.OUTPUT / "index.html").read_text()
         assert "<script>" not in page and page.count("data:image/png") == (len(outputs) == 2)
-    with pytest.raises(notebooks.NotebookError, match="is no picture"):
+    with pytest.raises(NotebookError, match="is no picture"):
         normalise.small_png(BROKEN[name])
 
 
 @pytest.mark.parametrize("value", [None, 3, ["a"], {}, b"bytes"])
 def test_a_picture_of_a_wrong_type(value: Any) -> None:
-    with pytest.raises(notebooks.NotebookError, match="is no picture"):
+    with pytest.raises(NotebookError, match="is no picture"):
         normalise.small_png(value)
 
 

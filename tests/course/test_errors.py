@@ -18,6 +18,7 @@ from tiny_course import TinyCourse
 from course import cli, errors
 from course.doctor import doctor
 from course.engine import execute
+from course.errors import CourseError
 from course.notebook import format as notebooks
 from course.plan import curriculum, timings
 from course.run import display, history, runner
@@ -51,7 +52,7 @@ RAISED: list[tuple[BaseException, str]] = [
     (RuntimeError("Symlink loop from '/a'"), "a link leads to itself"),
     (RuntimeError("Could not determine home directory."), "set HOME"),
     (ExceptionGroup("", [ExceptionGroup("", [OSError(errno.EROFS, "Read-only", "/x")])]), "/x: Read-only; write else"),
-    (curriculum.CourseError("said\nin two lines"), "course: said in two lines"),
+    (CourseError("said\nin two lines"), "course: said in two lines"),
     (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "unexpected UnicodeDecodeError"),
     (RecursionError(), "unexpected RecursionError (COURSE_TRACEBACK=1 shows where)"),
     (KeyError("a\u2028b"), "unexpected KeyError: 'a\\u2028b'"),

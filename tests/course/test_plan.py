@@ -9,8 +9,9 @@ import pytest
 from tiny_course import TinyCourse
 
 from course.author import documents
+from course.errors import CourseError
 from course.plan import curriculum, timings
-from course.plan.curriculum import CourseError, find_root, link, load
+from course.plan.curriculum import find_root, link, load
 from course.run import selection
 
 Command = Callable[..., tuple[int, str, str]]

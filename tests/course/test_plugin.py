@@ -18,7 +18,7 @@ from course.engine import pytest_plugin
 NBMAKE = ["--nbmake", "--nbmake-kernel=python3"]
 ASKS = """\
 import os, sys
-assert os.environ["OMP_NUM_THREADS"] == "1"
+assert os.environ["OMP_NUM_THREADS"] == "7"
 assert os.environ["PYTHONHASHSEED"] == "0"
 assert os.environ["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"
 assert "PYTHONDONTWRITEBYTECODE" not in os.environ

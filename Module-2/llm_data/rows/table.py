@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from course.files import sync
 from llm_data.errors import one_line, reason
 from llm_data.rows.packing import PADDED, Packing, Rows, plan_rows
 from llm_data.shards.manifest import MANIFEST, Manifest, ShardError
 from llm_data.shards.reader import TokenShards, ranges
-from llm_data.whole_files import checksum, read_facts, sync, write_facts
+from llm_data.whole_files import checksum, read_facts, write_facts
 from llm_data.workspace import digest, locked
 
 CHUNK_TOKENS = 1 << 20

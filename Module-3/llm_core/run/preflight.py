@@ -8,14 +8,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from filelock import FileLock, Timeout
 
+from course.files import Busy, locked
 from course.hardware import ram
 from llm_core.config import GPTConfig
 from llm_core.store.checkpoints import read_checkpoint
@@ -261,13 +261,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: when another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{folder} is in use by another run; wait for its end, or take another --run.folder") from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / "lock", wait=False))
+        except Busy:
+            wrong = f"{folder} is in use by another run; wait for its end, or take another --run.folder"
+            raise ValueError(wrong) from None
         yield
-    finally:
-        lock.release()

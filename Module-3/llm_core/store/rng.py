@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed
 from lightning_fabric.plugins import TorchCheckpointIO
+
+from course.files import write_whole
 
 
 def random_state() -> dict[str, Any]:
@@ -93,16 +94,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
         try:
-            with open(part, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
+            write_whole(target, lambda part: _save(checkpoint, part))
         except (OSError, RuntimeError) as error:  # on a full disk torch's writer gives the second
-            part.unlink(missing_ok=True)
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
@@ -112,6 +106,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """A checkpoint's values; never objects, whose making can run code."""
         return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # an OSError of a file of ours; torch's own loses what the system said
+        torch.save(checkpoint, file)
 
 
 def refuse_other_steps(before: Mapping[str, int] | None, now: Mapping[str, int] | None, epochs: bool) -> None:
