@@ -9,7 +9,7 @@ import math
 
 import torch
 from jaxtyping import Float, Int
-from llm_data.rows.collate import IGNORED
+from llm_data.rows.documents import IGNORE_INDEX
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -46,12 +46,12 @@ def token_losses(logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " t
     """
     wide = logits.float()
     chosen = wide.gather(1, targets.clamp(min=0)[:, None])[:, 0]
-    return torch.where(targets == IGNORED, 0.0, wide.logsumexp(dim=1) - chosen)
+    return torch.where(targets == IGNORE_INDEX, 0.0, wide.logsumexp(dim=1) - chosen)
 
 
 def shift(labels: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
     """The target of each position: the label after it; -100 at the last position, after which there is none."""
-    return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
 
 
 def causal_loss(
@@ -67,8 +67,8 @@ def causal_loss(
         labels: the input ids, -100 for what is no target; not yet shifted.
     """
     targets = shift(labels).flatten()
-    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum")
-    return total, (targets != IGNORED).sum()
+    total = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    return total, (targets != IGNORE_INDEX).sum()
 
 
 def chunked_causal_loss(
@@ -93,8 +93,8 @@ def chunked_causal_loss(
     total = hidden.new_zeros((), dtype=torch.float32)
     for x, target in zip(hidden.flatten(0, 1).split(chunk), targets.split(chunk), strict=True):
         total = total + checkpoint(_sum_loss, x, head, target, use_reentrant=False)
-    return total, (targets != IGNORED).sum()
+    return total, (targets != IGNORE_INDEX).sum()
 
 
 def _sum_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy((hidden @ head.T).float(), targets, ignore_index=IGNORED, reduction="sum")
+    return F.cross_entropy((hidden @ head.T).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum")

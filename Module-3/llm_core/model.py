@@ -161,6 +161,14 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
+def initialise(model: nn.Module, std: float) -> None:
+    """Draw every matrix of a model anew, from a normal distribution around 0; norms stay at 1, and no layer has a
+    bias."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=std)
+
+
 class GPT(nn.Module):
     """The language model. Its state dict is that of `LlamaForCausalLM` with the same configuration, name by name."""
 
@@ -169,9 +177,7 @@ class GPT(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=config.initializer_range)
+        initialise(self, config.initializer_range)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.stop_ids: tuple[int, ...] = ()  # tokens that end a text, where a folder names some beside the tokenizer's

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
+from llm_core.babygpt import BabyGPT
 from llm_core.families.encoders import (
     CrossAttention,
     Encoder,
     EncoderDecoder,
-    document_mask_both_sides,
     label_loss,
-    padding_mask_both_sides,
-    prefix_mask,
     shift_right,
 )
+from llm_core.masks import packed_mask, padding_mask, prefix_mask
 from llm_core.model import GPT, GPTConfig, KeyValueCache
-from llm_data.rows.collate import document_mask
+from llm_core.store.hf import save_folder, save_pretrained
+from llm_data.rows.documents import document_mask
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -54,11 +54,11 @@ def both():
 
 
 def test_masks():
-    full = document_mask_both_sides(PACKED)
+    full = packed_mask(PACKED, causal=False)
     assert torch.equal(full & torch.ones(10, 10, dtype=torch.bool).tril(), document_mask(PACKED))
     assert torch.equal(full, full.transpose(2, 3))
     assert full[0, 0].sum(1).tolist() == [5] * 5 + [3] * 3 + [1, 1]
-    padded = padding_mask_both_sides(torch.tensor([[1, 1, 1, 0]]))
+    padded = padding_mask(torch.tensor([[1, 1, 1, 0]]), 4, causal=False)
     assert padded[0, 0].int().tolist() == [[1, 1, 1, 0]] * 3 + [[1, 1, 1, 1]]
     assert prefix_mask(2, 4)[0, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
@@ -83,7 +83,7 @@ def test_an_encoder_holds_what_a_gpt_holds(encoder):
 def test_an_encoder_sees_its_document_whole_and_no_other(encoder):
     rows = ids(1)
     found = influence(lambda x: encoder(x, position_ids=PACKED).logits, encoder.model.embed_tokens, rows)
-    assert torch.equal(found, document_mask_both_sides(PACKED)[0, 0])
+    assert torch.equal(found, packed_mask(PACKED, causal=False)[0, 0])
     assert influence(lambda x: encoder(x).logits, encoder.model.embed_tokens, rows).all()
 
 
@@ -101,6 +101,19 @@ def test_packed_and_padded_rows_are_those_of_each_document_alone(encoder):
     torch.testing.assert_close(padded[:, :6], encoder(rows[:, :6]).logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["encoder", "both"])
+def test_it_is_neither_saved_nor_trained_as_a_gpt(model, request, tmp_path):
+    model = request.getfixturevalue(model)
+    with pytest.raises(TypeError):
+        save_pretrained(model, tmp_path / "a")
+    with pytest.raises(ValueError, match="is no causal language model that transformers would load"):
+        save_folder(model, None, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    for chunk in (0, 4):
+        with pytest.raises((ValueError, TypeError), match=r"looks at later tokens|labels"):
+            BabyGPT(model, loss_chunk=chunk).loss({"input_ids": ids(), "labels": ids()})
+
+
 def test_labels_are_not_shifted(encoder):
     labels = ids().masked_fill(torch.arange(10) % 3 != 0, -100)
     loss, logits = encoder(ids(), labels)
@@ -110,7 +123,7 @@ def test_labels_are_not_shifted(encoder):
 
 
 def test_an_encoder_refuses_a_cache_and_too_long_a_row(encoder):
-    with pytest.raises(ValueError, match="keeps no cache"):
+    with pytest.raises(TypeError, match="cache"):
         encoder(ids(), cache=KeyValueCache())
     with pytest.raises(ValueError, match="300 positions, and the model has 256"):
         encoder(ids(1, 300))

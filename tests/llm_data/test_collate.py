@@ -3,7 +3,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_data.rows.collate import IGNORED, document_ids, document_mask, make_batch
+from llm_data.rows.collate import make_batch
+from llm_data.rows.documents import IGNORE_INDEX, document_ids, document_mask
 from llm_data.rows.packing import PACKINGS, PADDED, plan_rows
 from llm_data.rows.table import RowTable, build_table
 from torch.nn import functional
@@ -34,12 +35,12 @@ def naive_batch(tokens, rows, chosen, pad_id):
             start, length = rows.start[piece], rows.length[piece]
             ids = tokens[rows.document[piece]][start : start + length].tolist()
             line["input_ids"] += ids
-            line["labels"] += [IGNORED, *ids[1:]]
+            line["labels"] += [IGNORE_INDEX, *ids[1:]]
             line["position_ids"] += range(length)
             line["attention_mask"] += [1] * int(length)
         rest = int(width) - len(line["input_ids"])
         line["input_ids"] += [pad_id] * rest
-        line["labels"] += [IGNORED] * rest
+        line["labels"] += [IGNORE_INDEX] * rest
         line["position_ids"] += [0] * rest
         line["attention_mask"] += [0] * rest
         for name, values in line.items():
@@ -67,7 +68,7 @@ def test_no_rows_make_a_row_without_a_target(tokens, packing):
     assert batch.keys() == some.keys() and all(values.dtype == torch.int64 for values in batch.values())
     with torch.no_grad():
         assert llama()(**batch, use_cache=False).logits.isfinite().all()
-    assert batch["input_ids"].tolist() == [[7] * 16] and batch["labels"].tolist() == [[IGNORED] * 16]
+    assert batch["input_ids"].tolist() == [[7] * 16] and batch["labels"].tolist() == [[IGNORE_INDEX] * 16]
 
 
 def test_shards_are_gathered_in_any_order(tokens):
@@ -134,7 +135,7 @@ def test_the_loss_of_transformers_is_the_mean_over_all_targets(tokens, packing):
                 wanted = torch.tensor(ids[1:])
                 total += functional.cross_entropy(alone(model, ids)[:-1], wanted, reduction="sum").item()
                 targets += len(wanted)
-    assert (batch["labels"] != IGNORED).sum() == targets
+    assert (batch["labels"] != IGNORE_INDEX).sum() == targets
     assert ours.item() == pytest.approx(total / targets, rel=1e-5)
 
 

@@ -5,20 +5,19 @@ transformers read the documents' borders from them (with `use_cache=False`; with
 look), and so does the course's own. Padding has position 0 throughout: each of its tokens is a document alone.
 
 Padded rows bring an `attention_mask`. `labels` repeat `input_ids`; the model shifts them. A position whose label is
-`IGNORED` is no target: padding, and the first token of a piece, which nothing in its own document precedes.
+`IGNORE_INDEX` is no target: padding, and the first token of a piece, which nothing in its own document precedes.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
+from llm_data.rows.documents import IGNORE_INDEX
 from llm_data.rows.table import RowTable
 from llm_data.shards.reader import ranges
 
-IGNORED = -100  # what torch's cross-entropy and transformers leave out
 Batch = dict[str, Tensor]
 
 
@@ -40,7 +39,7 @@ def make_batch(table: RowTable, chosen: np.ndarray) -> Batch:
         ids = table.ids.take(chosen, axis=0).astype(np.int64)
         positions = table.positions.take(chosen, axis=0).astype(np.int64)
         labels = ids.copy()
-        labels[positions == 0] = IGNORED
+        labels[positions == 0] = IGNORE_INDEX
         batch = {"input_ids": ids, "labels": labels, "position_ids": positions}
     else:
         filled = table.filled[chosen]
@@ -48,29 +47,14 @@ def make_batch(table: RowTable, chosen: np.ndarray) -> Batch:
         there = np.arange(width) < filled[:, None]
         ids = np.full(there.shape, table.pad_id, dtype=np.int64)
         ids[there] = table.ids[ranges(table.first[chosen], filled)]
-        labels = np.where(there, ids, IGNORED)
-        labels[:, 0] = IGNORED
+        labels = np.where(there, ids, IGNORE_INDEX)
+        labels[:, 0] = IGNORE_INDEX
         batch = {"input_ids": ids, "labels": labels, "attention_mask": there.astype(np.int64)}
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def _without_target(table: RowTable) -> Batch:
     shape = (1, table.context)
-    batch = {"input_ids": torch.full(shape, table.pad_id), "labels": torch.full(shape, IGNORED)}
+    batch = {"input_ids": torch.full(shape, table.pad_id), "labels": torch.full(shape, IGNORE_INDEX)}
     name = "attention_mask" if table.positions is None else "position_ids"
     return {**batch, name: torch.zeros(shape, dtype=torch.long)}
-
-
-def document_ids(position_ids: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-    """Which document of its row each position belongs to, from 0; each token of padding counts as one."""
-    return (position_ids == 0).cumsum(dim=-1) - 1
-
-
-def document_mask(position_ids: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch 1 time time"]:
-    """Where attention may look, True for yes: at its own document's earlier positions and itself.
-
-    The shape is that of `scaled_dot_product_attention`'s `attn_mask`, one mask for all heads.
-    """
-    ids = document_ids(position_ids)
-    same = ids[:, None, :, None] == ids[:, None, None, :]
-    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=ids.device).tril()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
-from llm_data.rows.collate import IGNORED, document_ids
+from llm_data.rows.documents import IGNORE_INDEX
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_core.masks import packed_mask, padding_mask
 from llm_core.model import (
-    GPT,
     Attention,
     Decoder,
     GPTConfig,
@@ -23,6 +23,7 @@ from llm_core.model import (
     RMSNorm,
     Rotary,
     SwiGLU,
+    initialise,
     rotary,
 )
 
@@ -30,64 +31,62 @@ Source = Float[Tensor, "batch source hidden"]
 SourceMask = Bool[Tensor, "#batch 1 #time source"]
 
 
-def document_mask_both_sides(position_ids: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch 1 time time"]:
-    """Where an encoder may look in packed rows: at all of its own document; padding, all at position 0, at itself."""
-    ids = document_ids(position_ids)
-    return ids[:, None, :, None] == ids[:, None, None, :]
-
-
-def padding_mask_both_sides(attention_mask: Int[Tensor, "batch time"]) -> Bool[Tensor, "batch 1 time time"]:
-    """Where an encoder may look in padded rows: at every token; padding also at itself, so that no row is empty."""
-    time = attention_mask.shape[1]
-    itself = torch.eye(time, dtype=torch.bool, device=attention_mask.device)
-    return attention_mask[:, None, None, :].bool() | itself
-
-
-def prefix_mask(prefix: int, time: int) -> Bool[Tensor, "1 1 time time"]:
-    """Where a prefix language model may look: the first `prefix` positions at each other, the others back."""
-    mask = torch.ones(time, time, dtype=torch.bool).tril()
-    mask[:, :prefix] = True
-    return mask[None, None]
-
-
 def label_loss(logits: Float[Tensor, "batch time vocab"], labels: Int[Tensor, "batch time"]) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats of labels that stand where their logits do; -100 is no target."""
-    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
-class Encoder(GPT):
-    """`GPT` that looks at both sides: the same parameters under the same names, another mask, and labels that are not
-    shifted."""
+class Encoder(nn.Module):
+    """The blocks of `GPT` under the same names, which here look to both sides; labels are not shifted.
+
+    No kind of GPT: what is trained, sampled or saved as one looks back only. And it keeps no cache: a new token would
+    change all that was computed before.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)  # a stack of blocks: its mask makes it an encoder
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        initialise(self, config.initializer_range)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
 
     def features(
         self,
         input_ids: Ids,
         position_ids: Ids | None = None,
-        attention_mask: Int[Tensor, "batch keys"] | None = None,
-        cache: KeyValueCache | None = None,
+        attention_mask: Int[Tensor, "batch time"] | None = None,
     ) -> Hidden:
-        """What the head reads, (B, T, C).
-
-        Raises:
-            ValueError: for a cache: each new token would change all that is in it.
-        """
-        if cache is not None:
-            raise ValueError("an encoder keeps no cache: a new token changes what is computed at all positions before")
+        """What the head reads, (B, T, C); arguments as for `forward`."""
         time = input_ids.shape[1]
         self.config.refuse_longer(time)
         mask = torch.ones(1, 1, time, time, dtype=torch.bool, device=input_ids.device)
         if attention_mask is not None:
-            mask = mask & padding_mask_both_sides(attention_mask)
+            mask = mask & padding_mask(attention_mask, time, causal=False)
         if position_ids is not None:
-            mask = mask & document_mask_both_sides(position_ids)
+            mask = mask & packed_mask(position_ids, causal=False)
         if position_ids is None:
             position_ids = torch.arange(time, device=input_ids.device)[None]
         return self.model(input_ids, position_ids, mask, None)
 
-    def loss(self, logits: Float[Tensor, "batch time vocab"], labels: Ids) -> Float[Tensor, ""]:
-        """The mean over the labels that are not -100; each stands at its own position."""
-        return label_loss(logits, labels)
+    def forward(
+        self,
+        input_ids: Ids,
+        labels: Ids | None = None,
+        position_ids: Ids | None = None,
+        attention_mask: Int[Tensor, "batch time"] | None = None,
+    ) -> Output:
+        """Logits for each position's own token, and the mean loss over the labels.
+
+        Args:
+            labels: each stands at its own position; -100 where there is none.
+            position_ids: of packed rows: they start again at 0 with each document, and attention stays inside.
+            attention_mask: of padded rows, 1 for tokens.
+        """
+        logits = self.lm_head(self.features(input_ids, position_ids, attention_mask))
+        return Output(None if labels is None else label_loss(logits, labels), logits)
 
 
 class CrossAttention(nn.Module):
@@ -133,7 +132,8 @@ class CrossBlock(nn.Module):
 
 def shift_right(labels: Ids, start_id: int, pad_id: int) -> Ids:
     """What a decoder reads to predict `labels`: a start token, then the label before; -100 becomes padding."""
-    return F.pad(labels[:, :-1], (1, 0), value=start_id).masked_fill(F.pad(labels[:, :-1], (1, 0)) == IGNORED, pad_id)
+    before = F.pad(labels[:, :-1], (1, 0), value=start_id)
+    return before.masked_fill(before == IGNORE_INDEX, pad_id)
 
 
 class EncoderDecoder(nn.Module):
@@ -153,9 +153,7 @@ class EncoderDecoder(nn.Module):
         self.layers = nn.ModuleList(CrossBlock(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=config.initializer_range)
+        initialise(self, config.initializer_range)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.encoder.embed_tokens.weight
 
@@ -168,7 +166,7 @@ class EncoderDecoder(nn.Module):
         if attention_mask is None:
             mask = torch.ones(1, 1, time, time, dtype=torch.bool, device=input_ids.device)
         else:
-            mask = padding_mask_both_sides(attention_mask)
+            mask = padding_mask(attention_mask, time, causal=False)
         return self.encoder(input_ids, torch.arange(time, device=input_ids.device)[None], mask, None)
 
     def decode(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
-from llm_data.rows.collate import IGNORED
+from llm_data.rows.documents import IGNORE_INDEX
 from torch import Tensor
 
 Ids = Int[Tensor, "batch time"]
@@ -80,4 +80,4 @@ def mask_tokens(
         replaced = chosen & ~masked & draw(min(1.0, how.random_replace_prob / left))
         words = torch.randint(vocab_size, input_ids.shape, generator=generator)
         inputs = torch.where(replaced.to(inputs.device), words.to(inputs.device), inputs)
-    return Masked(inputs, input_ids.masked_fill(~chosen.to(input_ids.device), IGNORED))
+    return Masked(inputs, input_ids.masked_fill(~chosen.to(input_ids.device), IGNORE_INDEX))

@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
@@ -35,7 +36,13 @@ FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "
 
 
 def save_pretrained(model: GPT, folder: Path | str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Write what `LlamaForCausalLM.from_pretrained(folder)` loads, and `AutoTokenizer` where a tokenizer is given."""
+    """Write what `LlamaForCausalLM.from_pretrained(folder)` loads, and `AutoTokenizer` where a tokenizer is given.
+
+    Raises:
+        TypeError: for any other model; as a Llama it would load with other logits.
+    """
+    if type(model) is not GPT:
+        raise TypeError(f"{type(model).__name__} is no GPT, and a Llama's folder would make one of it")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # None where there is no tokenizer: LlamaConfig would take 1 and 2, and `generate` stop at an ordinary token.
@@ -120,11 +127,19 @@ def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
     return model, pretrained(AutoTokenizer, folder) if has_tokenizer else None
 
 
-def save_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
-    """`save_pretrained` for a model of ours or of transformers, with its tokenizer."""
+def save_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: Path | str) -> None:
+    """`save_pretrained` for a model of ours or of transformers, with its tokenizer.
+
+    Raises:
+        ValueError: for another model.
+    """
     if isinstance(model, GPT):
         save_pretrained(model, folder, tokenizer)
+    elif not isinstance(model, PreTrainedModel):
+        wrong = f"{type(model).__name__} is no causal language model that transformers would load"
+        raise ValueError(f"{wrong}; save its state_dict with torch.save")
     else:
         body: Any = model
         body.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
