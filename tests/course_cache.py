@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
-    """One cache for all workers of the session, so that the library is taken apart once."""
+    """One cache for all workers of the session, so that the library is taken apart once.
+
+    For a module at a time: a worker goes on to notebooks, and they have the reader's cache.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "course-cache"
     with pytest.MonkeyPatch.context() as patch:
