@@ -142,18 +142,9 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
         OSError, match=r"kept cannot be written \(No space left on device\); make room there, or choose"
     ):
         write_in_place(tmp_path / "kept", full)
-    with pytest.raises(OSError, match=r"absent/file cannot be written \(No such file or directory\)"):
-        write_in_place(tmp_path / "absent" / "file", lambda path: path.write_text("x"))
+    with pytest.raises(OSError, match=r"kept/file cannot be written \(.*(exists|directory)"):
+        write_in_place(tmp_path / "kept" / "file", lambda path: path.write_text("x"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept").read_text() == "before"
-
-
-def test_bytes_are_on_the_disk_before_their_name(tmp_path, monkeypatch):
-    order = []
-    monkeypatch.setattr(whole_files.os, "fsync", lambda _: order.append("bytes"))
-    replace = os.replace
-    monkeypatch.setattr(whole_files.os, "replace", lambda *paths: order.append("name") or replace(*paths))
-    write_in_place(tmp_path / "file", lambda path: path.write_text("x"))
-    assert order == ["bytes", "name"]
 
 
 @pytest.mark.parametrize(
