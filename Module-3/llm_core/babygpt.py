@@ -18,11 +18,17 @@ from transformers import AutoModelForCausalLM
 from llm_core.foreign import Questions, forward_options, refuse_unless_it_fits
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
-from llm_core.optimizers import parameter_groups
-from llm_core.run.callbacks import forget_foreign_places
-from llm_core.store.checkpoints import describe, refuse_another_shape, refuse_other_states
+from llm_core.optimizers import gradients_of, parameter_groups
+from llm_core.store.checkpoints import describe
 from llm_core.store.registry import pretrained
-from llm_core.store.rng import RandomState, refuse_other_steps, settle_progress
+from llm_core.store.resume import (
+    forget_foreign_places,
+    refuse_another_shape,
+    refuse_other_states,
+    refuse_other_steps,
+    settle_progress,
+)
+from llm_core.store.rng import RandomState
 
 # Where several batches make a step, the backward pass starts from the sum of the losses divided by this, of the size of
 # a mean; the step mends it once the number of targets is known. A power of two: it costs no rounding.
@@ -31,12 +37,6 @@ SCALE = 1024
 
 class NonFiniteLoss(RuntimeError):
     """Training met a loss or a gradient that is not a number. The weights are those before that step."""
-
-
-def gradients_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The gradients that its next step takes."""
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 class BabyGPT(pl.LightningModule):

@@ -35,7 +35,7 @@ from course.terminal import INTERRUPTED, PIPE_CLOSED, TERMINATED, ended_by_sigte
 from llm_core.babygpt import NonFiniteLoss
 from llm_core.foreign import Questions, refuse_unless_finite
 from llm_core.generate import Sampling, sample_texts
-from llm_core.run.preflight import check_arguments
+from llm_core.run.arguments import check_arguments
 from llm_core.run.training_cli import CLI, GO_ON, TRAINER, ConfiguredGPT, Run
 from llm_core.store.checkpoints import load_checkpoint
 from llm_core.store.hf import load_folder, save_folder

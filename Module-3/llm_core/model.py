@@ -6,6 +6,7 @@ queries, K heads of keys and values, D width of a head, C the residual stream.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -228,3 +229,16 @@ class GPT(nn.Module):
         """The mean over the targets, in nats; 0 where there is none."""
         total, targets = causal_loss(logits, labels)
         return total / targets.clamp(min=1)
+
+
+@torch.no_grad()
+def scale_residual_outputs(model: GPT) -> None:
+    """Divide the matrices that write into the residual stream by sqrt(2 L), in place, once after initialisation.
+
+    Each of the 2 L sublayers then adds a share 1 / (2 L) of the variance, and the stream does not grow with depth.
+    Radford et al. 2019, section 2.3.
+    """
+    factor = 1 / math.sqrt(2 * model.config.num_hidden_layers)
+    for name, weight in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.mul_(factor)

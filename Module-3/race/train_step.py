@@ -21,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from llm_core.babygpt import BabyGPT
-from llm_core.costs.scaling import CONFIGS, flops_per_token, num_parameters
+from llm_core.costs.counts import CONFIGS, flops_per_token, num_parameters
 from llm_core.model import GPT
 
 from course import scale

@@ -13,8 +13,9 @@ from course import claims
 from course.author import card, exercises
 from course.engine.execute import Failure, environment, execute
 from course.errors import CourseError, NotebookError
-from course.notebook.format import Notebook, code_sha256, problems, read, runnable, write
+from course.notebook.format import Notebook, code_sha256, read, runnable, write
 from course.notebook.normalise import normalise
+from course.notebook.outputs import problems
 from course.plan import timings
 from course.plan.curriculum import Curriculum
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from course.errors import NotebookError
-from course.notebook.format import Notebook, code_sha256, first_code_line, held_lines, tags
+from course.notebook.format import Notebook, code_sha256, first_code_line, tags
 from course.notebook.normalise import normalise
+from course.notebook.outputs import held_lines
 
 CHECK = "exercise-check"
 SOLUTION = "solution"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,30 +103,6 @@ def runnable(notebook: Notebook) -> list[tuple[int, Any]]:
     ]
 
 
-def held_lines(cell: Any) -> int:
-    """How many claims the saved output of a cell shows as held."""
-    text = "".join(output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream")
-    return sum(line.startswith("holds") for line in text.split("\n"))
-
-
-def problems(notebook: Notebook) -> list[str]:
-    """What saved outputs must not hold: errors, warnings on stderr, machine paths; each with its cell."""
-    found = []
-    for index, cell in runnable(notebook):
-        place = f"cell {index + 1} ({first_code_line(cell)[:60]})"
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                said = str(output.evalue).split("\n")[0]
-                found.append(f"{place} ends in {output.ename}: {said}")
-            elif output.get("name") == "stderr":
-                first = next((line for line in output.text.split("\n") if line.strip()), "")
-                found.append(f"{place} writes to stderr: {first[:160]}")
-            for text in _texts(output):
-                for path in machine_paths(text):
-                    found.append(f"{place} shows a path of this machine: {path}")
-    return found
-
-
 def cell_id(cell: Any, seen: dict[str, int]) -> str:
     """An id made from the cell's kind and source, told apart from those in `seen`, to which it is added.
 
@@ -141,24 +116,6 @@ def cell_id(cell: Any, seen: dict[str, int]) -> str:
         if name not in seen:
             seen[name], seen[text] = 0, copy
             return name
-
-
-_MACHINE = re.compile(
-    r"(?<![\w.~>-])(?:/(?:home|Users|root|tmp|private/var|var/folders)/[^\s'\"<>]+|[A-Z]:\\Users\\\S+)"
-)
-
-
-def machine_paths(text: str) -> list[str]:
-    """Absolute paths in a text that exist on one machine only."""
-    return _MACHINE.findall(text)
-
-
-def _texts(output: Any) -> Iterator[str]:
-    if "text" in output:
-        yield output.text
-    for mime, value in output.get("data", {}).items():
-        if mime.startswith("text/") and isinstance(value, str):
-            yield value
 
 
 def _joined(value: Any) -> Any:

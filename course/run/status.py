@@ -8,7 +8,8 @@ from pathlib import Path
 
 from course.author import exercises
 from course.errors import CourseError
-from course.notebook.format import Notebook, code_sha256, held_lines, read
+from course.notebook.format import Notebook, code_sha256, read
+from course.notebook.outputs import held_lines
 from course.plan.curriculum import Curriculum, Lesson
 from course.run import history
 

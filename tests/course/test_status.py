@@ -15,6 +15,7 @@ from tiny_course import TinyCourse
 
 from course.author import build
 from course.notebook import format as notebooks
+from course.notebook import outputs
 from course.run import history, status
 
 Command = Callable[..., tuple[int, str, str]]
@@ -129,7 +130,7 @@ def test_lines_of_an_output_end_where_the_notebook_ends_them() -> None:
     """A claim's name may hold what `str.splitlines` cuts at; "holds" behind it is no claim of its own."""
     for odd in "\f\x0b\x1c\x85\u2028\u2029\r":
         text = f"holds  a{odd}holds  b: 1\nholds  c\n"
-        assert notebooks.held_lines(nbformat.from_dict({"outputs": [{"output_type": "stream", "text": text}]})) == 2
+        assert outputs.held_lines(nbformat.from_dict({"outputs": [{"output_type": "stream", "text": text}]})) == 2
 
 
 def test_an_unreadable_lesson_is_a_row(course: TinyCourse, command: Command) -> None:

@@ -20,8 +20,8 @@ from filelock import FileLock
 from forked import babygpt
 from llm_core.cli import main
 from llm_core.model import GPT
-from llm_core.run.preflight import alone_in
-from llm_core.store.rng import AtomicCheckpoints
+from llm_core.run.place import alone_in
+from llm_core.store.checkpoints import AtomicCheckpoints
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -9,9 +9,10 @@ import pytest
 import torch
 from llm_core.generate import set_stop_ids, stop_ids
 from llm_core.model import GPT, GPTConfig
-from llm_core.store.checkpoints import describe, load_checkpoint, refuse_another_shape, refuse_other_states
+from llm_core.store.checkpoints import describe, load_checkpoint
 from llm_core.store.hf import from_pretrained, load_folder, save_folder, save_pretrained
 from llm_core.store.registry import load_pretrained
+from llm_core.store.resume import refuse_another_shape, refuse_other_states
 from llm_data.tokenizers.fast import character_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (

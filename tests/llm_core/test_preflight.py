@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 from jsonargparse import Namespace
 from llm_core.config import GPTConfig
-from llm_core.run.preflight import check_arguments, check_numbers, find_checkpoint, refuse_too_large
+from llm_core.run.arguments import check_arguments
+from llm_core.run.place import find_checkpoint
+from llm_core.run.preflight import check_numbers, refuse_too_large
 
 
 def config(**changes):
@@ -162,7 +164,7 @@ def test_weights_that_no_memory_holds():
 
 def test_a_checkpoint_of_another_folder_writes_over_no_run(tmp_path, monkeypatch):
     """A run begun from a file anywhere is one in a folder of its own, also where a link leads to the same place."""
-    monkeypatch.setattr("llm_core.run.preflight.read_checkpoint", lambda path: SimpleNamespace())
+    monkeypatch.setattr("llm_core.run.place.read_checkpoint", lambda path: SimpleNamespace())
     mine, other = tmp_path / "mine" / "checkpoints", tmp_path / "other" / "checkpoints"
     for folder in (mine, other):
         folder.mkdir(parents=True)
@@ -177,7 +179,7 @@ def test_a_checkpoint_of_another_folder_writes_over_no_run(tmp_path, monkeypatch
 
 
 def test_killed_before_its_first_last_checkpoint_a_run_goes_on_from_the_best(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("llm_core.run.preflight.read_checkpoint", lambda path: SimpleNamespace())
+    monkeypatch.setattr("llm_core.run.place.read_checkpoint", lambda path: SimpleNamespace())
     best = tmp_path / "checkpoints" / "best.ckpt"
     best.parent.mkdir()
     best.touch()

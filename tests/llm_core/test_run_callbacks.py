@@ -6,7 +6,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from llm_core.babygpt import BabyGPT
-from llm_core.run.callbacks import RunCheckpoints, ValidateEverySteps, forget_foreign_places
+from llm_core.run.callbacks import RunCheckpoints, ValidateEverySteps
+from llm_core.store.resume import forget_foreign_places
 from pytorch_lightning.callbacks import ModelCheckpoint
 from witness import CONFIG, Rows, train
 

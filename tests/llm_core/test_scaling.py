@@ -8,24 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_core.costs.memory import held_bytes, peak_bytes, saved_bytes
-from llm_core.costs.scaling import (
-    BESIROGLU,
+from llm_core.costs.counts import (
     CONFIGS,
-    HOFFMANN,
-    PEAK_FLOPS,
-    RECIPES,
     activation_bytes,
-    days,
     flops_per_token,
     matmul_parameters,
     num_parameters,
-    optimal_split,
     parameter_parts,
-    peak_flops,
-    scale_residual_outputs,
 )
-from llm_core.model import GPT, GPTConfig
+from llm_core.costs.memory import held_bytes, peak_bytes, saved_bytes
+from llm_core.costs.recipes import RECIPES
+from llm_core.costs.scaling import BESIROGLU, HOFFMANN, optimal_split
+from llm_core.costs.speed import PEAK_FLOPS, days, peak_flops
+from llm_core.model import GPT, GPTConfig, scale_residual_outputs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM

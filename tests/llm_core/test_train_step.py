@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from llm_core.costs.scaling import CONFIGS, flops_per_token
+from llm_core.costs.counts import CONFIGS, flops_per_token
 
 SCRIPT = Path(__file__).parents[2] / "Module-3" / "race" / "train_step.py"
 

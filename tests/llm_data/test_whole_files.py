@@ -6,7 +6,6 @@ import os
 import shutil
 
 import llm_data.shards.writer as shards_module
-import llm_data.whole_files as whole_files
 import pytest
 from llm_data.datamodule import LLMDataModule
 from llm_data.text.corpora import load_corpus

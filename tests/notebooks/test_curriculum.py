@@ -17,6 +17,7 @@ import pytest
 from course.author import build, card, documents, exercises
 from course.engine.execute import environment, execute
 from course.notebook import format as notebooks
+from course.notebook import outputs
 from course.plan import timings
 from course.plan.curriculum import find_root, load
 from course.run import selection
@@ -72,7 +73,7 @@ def test_outputs_are_of_one_clean_run(path: str) -> None:
     assert notebook.metadata["course"]["code_sha256"] == notebooks.code_sha256(notebook)
     counts = [cell.execution_count for _, cell in notebooks.runnable(notebook)]
     assert counts == list(range(1, len(counts) + 1))
-    assert notebooks.problems(notebook) == []
+    assert outputs.problems(notebook) == []
     assert "widgets" not in notebook.metadata
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -97,24 +96,3 @@ class RunCheckpoints(Checkpoint):
         # Without its file the best is one of another folder, and this one has none yet.
         if (self.folder / "best.ckpt").is_file():
             self.best_val_loss = float(state_dict["best_val_loss"])
-
-
-def forget_foreign_places(checkpoint: dict[str, Any]) -> None:
-    """Drop the state of each callback whose files do not plainly lie in its own folder.
-
-    Lightning's `ModelCheckpoint` deletes the file, or folder, that the state calls the one before; its guard is passed
-    by `..` and by addresses such as `local://`.
-    """
-    states = checkpoint.get("callbacks", {})
-    for name, state in list(states.items()):
-        if isinstance(state, dict) and any("path" in str(key) for key in state):
-            folder = str(state.get("dirpath"))
-            paths = [value for key, value in state.items() if "path" in str(key) and value and key != "dirpath"]
-            paths += list(state.get("best_k_models") or {})
-            if not all(_plainly_inside(str(path), folder) for path in paths):
-                del states[name]
-
-
-def _plainly_inside(path: str, folder: str) -> bool:
-    plain = os.path.normpath(path) == path and "://" not in path
-    return plain and path.endswith(".ckpt") and os.path.dirname(path) == os.path.normpath(folder)

@@ -23,11 +23,13 @@ from course.lightning_tools import ProgressLine
 from course.terminal import TERMINATED
 from llm_core.babygpt import BabyGPT
 from llm_core.config import GPTConfig
+from llm_core.run.arguments import check_arguments
 from llm_core.run.callbacks import RunCheckpoints, ValidateEverySteps
-from llm_core.run.preflight import alone_in, check_arguments, check_numbers, find_checkpoint, refuse_too_large
-from llm_core.store.checkpoints import refuse_another_tokenizer, refuse_other_hyperparameters
+from llm_core.run.place import alone_in, find_checkpoint
+from llm_core.run.preflight import check_numbers, refuse_too_large
+from llm_core.store.checkpoints import AtomicCheckpoints
 from llm_core.store.registry import load_pretrained
-from llm_core.store.rng import AtomicCheckpoints
+from llm_core.store.resume import refuse_another_tokenizer, refuse_other_hyperparameters
 
 TRAINER = {
     "max_steps": 2000, "val_check_interval": 200, "check_val_every_n_epoch": None, "log_every_n_steps": 10,

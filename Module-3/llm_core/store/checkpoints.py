@@ -1,31 +1,24 @@
-"""What a checkpoint says about its model, and a model and its tokenizer from a checkpoint alone."""
+"""Checkpoints of `BabyGPT` as files: written whole, read with their checksums, and a model from one alone."""
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from llm_data.errors import is_failure, one_line
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from course.files import write_whole
 from llm_core.generate import set_stop_ids, stop_ids
 from llm_core.model import GPT, GPTConfig
+from llm_core.store.resume import PREFIX, refuse_another_shape
 
-PREFIX = "model."  # the name of the model inside BabyGPT
-# May change between runs of one model, or say nothing of its numbers.
-FREE = (
-    "attention_dropout", "initializer_range", "transformers_version", "_name_or_path", "name_or_path", "dtype",
-    "torch_dtype", "architectures", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "vocab_size",
-    "tie_word_embeddings", "output_attentions", "output_hidden_states", "return_dict", "_attn_implementation",
-    "problem_type", "id2label", "label2id", "task_specific_params",
-)  # fmt: skip
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -40,96 +33,6 @@ def describe(model: nn.Module, tokenizer: PreTrainedTokenizerFast | None) -> dic
         described["tokenizer"] = {"json": tokenizer.backend_tokenizer.to_str(), "special": special}
         described["tokenizer"]["chat_template"] = tokenizer.chat_template
     return described
-
-
-def refuse_another_shape(checkpoint: dict[str, Any], model: nn.Module) -> None:
-    """Compare a checkpoint's weights with a model's, before torch lists every one that differs.
-
-    Raises:
-        ValueError: when they do not fit, with the keys of the configuration that differ.
-    """
-    found = {name.removeprefix(PREFIX): tuple(values.shape) for name, values in checkpoint["state_dict"].items()}
-    wanted = {name: tuple(values.shape) for name, values in model.state_dict().items()}
-    theirs = checkpoint.get("gpt_config") or checkpoint.get("hf_config") or {}
-    config: Any = model.config
-    ours = asdict(config) if isinstance(config, GPTConfig) else config.to_dict()
-    other = [
-        f"{key}={theirs[key]} (here {ours[key]})"
-        for key in ours
-        if key in theirs
-        and key not in FREE
-        and "dropout" not in key
-        and "drop" not in key
-        and plain_json(theirs[key]) != plain_json(ours[key])
-    ]
-    # Heads, rotary base and the like leave no trace in the shapes.
-    if found == wanted and not other:
-        return
-    raise ValueError(
-        f"the checkpoint is of another model: {', '.join(other) or 'its weights have other names'}; take its "
-        "configuration, or begin a new run in another folder"
-    )
-
-
-def refuse_another_tokenizer(checkpoint: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> None:
-    """Compare a checkpoint's tokenizer with the data's: as many tokens are not the same tokens.
-
-    Raises:
-        ValueError: when one text would be other ids.
-    """
-    if "tokenizer" not in checkpoint:
-        return
-    texts = checkpoint["tokenizer"]["json"], tokenizer.backend_tokenizer.to_str()
-    passing = ("truncation", "padding")  # of the last call
-    ours, theirs = ({key: part for key, part in json.loads(text).items() if key not in passing} for text in texts)
-    if ours != theirs:
-        raise ValueError(
-            "the model was trained with another tokenizer, and ids of data.tokenizer mean nothing to it; bpe-N is made "
-            "anew for each corpus and share: for another text export the run, and give data.tokenizer the folder"
-        )
-
-
-def refuse_other_hyperparameters(checkpoint: dict[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Compare what the optimiser's state brings along with what was asked for, and would have no effect.
-
-    Raises:
-        ValueError: where they differ.
-    """
-    saved = checkpoint.get("hyper_parameters", {})
-    for key in ("learning_rate", "weight_decay", "betas"):
-        if key in saved and plain(saved[key]) != plain(wanted[key]):
-            raise ValueError(
-                f"model.{key}={wanted[key]} has no effect on a run that goes on with {saved[key]}; leave it so, or "
-                "export the run and begin another from it with model.pretrained"
-            )
-
-
-def plain_json(value: Any) -> str:
-    """A value as JSON has it, where keys are texts and tuples lists."""
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def refuse_other_states(checkpoint: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Compare the shapes of an optimiser's states with the parameters': a fused step reads beyond a smaller one.
-
-    Raises:
-        ValueError: when one does not fit.
-    """
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    for saved in checkpoint.get("optimizer_states") or []:
-        for place, state in saved.get("state", {}).items():
-            for name, values in state.items():
-                fits = isinstance(place, int) and place < len(parameters) and isinstance(values, torch.Tensor)
-                if not fits or (name != "step" and values.shape != parameters[place].shape) or values.numel() == 0:
-                    raise ValueError(
-                        f"the checkpoint's optimiser state {name} of parameter {place} does not fit the model; take "
-                        "another checkpoint, or export this one and begin a new run from it"
-                    )
-
-
-def plain(value: Any) -> Any:
-    """A tuple as a list: YAML knows no tuples."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -223,3 +126,31 @@ def _model_of(checkpoint: dict[str, Any]) -> nn.Module:
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return model
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or not there: written beside their place, then renamed.
+
+    A run killed while it writes keeps the checkpoint before. (Lightning's own writes to the system's temporary folder
+    and moves, through fsspec; between two file systems a move is a copy, which a kill cuts short.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        target = Path(path)
+        try:
+            write_whole(target, lambda part: _save(checkpoint, part))
+        except (OSError, RuntimeError) as error:  # on a full disk torch's writer gives the second
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            reason = f"{target} cannot be written ({cause.strerror}); make room, and go on from the checkpoint before"
+            raise OSError(reason) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """A checkpoint's values; never objects, whose making can run code."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # an OSError of a file of ours; torch's own loses what the system said
+        torch.save(checkpoint, file)
