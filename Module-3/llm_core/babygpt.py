@@ -20,7 +20,7 @@ from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import gradients_of, parameter_groups
 from llm_core.store.checkpoints import describe
-from llm_core.store.registry import pretrained
+from llm_core.store.hf import pretrained
 from llm_core.store.resume import (
     forget_foreign_places,
     refuse_another_shape,

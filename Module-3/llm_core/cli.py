@@ -37,15 +37,15 @@ from llm_core.foreign import Questions, refuse_unless_finite
 from llm_core.generate import Sampling, sample_texts
 from llm_core.run.arguments import check_arguments
 from llm_core.run.training_cli import CLI, GO_ON, TRAINER, ConfiguredGPT, Run
-from llm_core.store.checkpoints import load_checkpoint
-from llm_core.store.hf import load_folder, save_folder
+from llm_core.store.registry import NAMES, load_model, save_model
 
 HELP = """usage: babygpt COMMAND [OPTIONS]
 
   babygpt fit       --config FILE.yaml          train; with --ckpt_path last go on after a stop
   babygpt validate  --config FILE.yaml --ckpt_path best    loss, perplexity, bits per byte of the validation side
   babygpt test      --config FILE.yaml --ckpt_path best    the same of the test side
-  babygpt sample    MODEL --prompt "def add("   write text; MODEL is a run's folder, a checkpoint or an exported folder
+  babygpt sample    MODEL --prompt "def add("   write text; MODEL is a run's folder, a checkpoint, an exported folder
+                                                or smollm2-135m, a real pretrained model
   babygpt export    MODEL FOLDER                write a folder that transformers loads
 
 `babygpt COMMAND --help` lists the options; `babygpt fit --print_config` prints a whole configuration.
@@ -55,16 +55,14 @@ MOST_SAMPLES = 10_000  # of one prompt: all are drawn at once
 
 
 def open_model(place: str) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    """Model and tokenizer of a run's folder, of a checkpoint, or of a folder of transformers.
+    """`load_model`, for a model that writes.
 
     Raises:
-        ValueError: when it is none of them, or has no tokenizer.
+        ValueError: when there is none, or it has no tokenizer, or its numbers are none.
     """
-    path = Path(os.path.expanduser(place))
-    if path.is_dir():
-        found = [path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
-        path = next((each for each in found if each.is_file()), path)
-    model, tokenizer = load_folder(path) if path.is_dir() else load_checkpoint(path)
+    if place not in NAMES and not Path(os.path.expanduser(place)).exists():  # the hub is not asked for a mistyped path
+        raise FileNotFoundError(f"{place}: no such folder or checkpoint, and none of the models {', '.join(NAMES)}")
+    model, tokenizer = load_model(place)
     if tokenizer is None:
         raise ValueError(f"{place} has no tokenizer; give a run of babygpt, or a folder it exported")
     refuse_unless_finite(model)
@@ -75,7 +73,7 @@ def open_model(place: str) -> tuple[nn.Module, PreTrainedTokenizerFast]:
 def sample(arguments: Sequence[str]) -> None:
     """`babygpt sample`."""
     parser = ArgumentParser(prog="babygpt sample", exit_on_error=False)
-    parser.add_argument("model", help="a run's folder, a checkpoint or an exported folder")
+    parser.add_argument("model", help="a run's folder, a checkpoint, an exported folder, or smollm2-135m")
     parser.add_argument("--prompt", nargs="+", required=True, help="how the text begins; or several beginnings")
     parser.add_argument("--num_samples", type=int, default=1, help="texts for each prompt")
     parser.add_class_arguments(Sampling, None, skip={"stop_ids", "suppress_tokens"})
@@ -101,7 +99,7 @@ def export(arguments: Sequence[str]) -> None:
         raise ValueError(f"{folder} exists; give a new folder")
     part = folder.parent / f".{folder.name}.{os.getpid()}.part"  # a folder that is there is whole
     try:
-        save_folder(*open_model(options.model), part)
+        save_model(*open_model(options.model), part)
         part.rename(folder)
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written ({error})") from error

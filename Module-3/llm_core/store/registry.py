@@ -1,98 +1,59 @@
-"""A pretrained model and its tokenizer, from a folder or the hub, ready to be trained on packed rows."""
+"""From a name to a model and its tokenizer, and back to a folder: the one door for models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
 from pathlib import Path
-from typing import Any
 
 import torch
-from llm_data.errors import is_failure, one_line
 from llm_data.tokenizers.fast import vocab_size
-from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from llm_core.foreign import vocab_rows
+from llm_core.store import smollm2
+from llm_core.store.checkpoints import load_checkpoint
+from llm_core.store.hf import load_folder, pretrained, save_folder
 
 PAD = "<|pad|>"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.ckpt)")
+NAMES = {smollm2.NAME: smollm2.folder}  # models of the course, each with what makes its folder
 
 
-def pretrained(kind: Any, name_or_path: str | Path, **options: Any) -> Any:
-    """`kind.from_pretrained`, with an error of one line, also for weights that transformers would draw at random.
+def load_model(name_or_path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:
+    """A causal language model in evaluation mode, in float32, and its tokenizer (None where it has none).
 
-    Code that lies beside a model is never run, nor asked about.
+    Args:
+        name_or_path: "smollm2-135m", the real model that the course brings; the folder of a run of `babygpt`, of which
+            the best checkpoint is taken, else the last; a checkpoint; a folder of transformers; else an id of the hub.
+            What our `GPT` can be becomes one, with the same logits.
 
     Raises:
-        ValueError: when there is nothing to load, or a part of it is missing or of another shape.
+        ValueError: when there is no such model, no network, or what is there is damaged.
+        FileNotFoundError: when a folder holds neither checkpoints nor a configuration.
     """
-    failed = f"{str(name_or_path)!r} gives no causal language model:"
-    is_model = hasattr(kind, "from_config")
-    if is_model:
-        options |= {"output_loading_info": True}
-        _refuse_other_shapes(name_or_path, failed)
-    try:
-        with _no_progress_bar():
-            loaded = kind.from_pretrained(name_or_path, trust_remote_code=False, **options)
-    except BaseException as error:  # odd files raise anything, and a panic in Rust is no Exception
-        if not is_failure(error):
-            raise
-        raise ValueError(f"{failed} {one_line(error)}") from error
-    if not is_model:
-        return loaded
-    model, found = loaded
-    for name in sorted(found["missing_keys"]):
-        raise ValueError(f"{failed} its weights lack {name}; it is incomplete, or of another kind")
-    return model
+    if str(name_or_path) in NAMES:
+        return load_folder(NAMES[str(name_or_path)]())
+    path = Path(os.path.expanduser(name_or_path))
+    if path.is_dir():
+        found = [path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        path = next((each for each in found if each.is_file()), path)
+    if path.is_dir():
+        return load_folder(path)
+    if path.exists() or not HUB_ID.fullmatch(str(name_or_path)):
+        return load_checkpoint(path)
+    model = pretrained(AutoModelForCausalLM, name_or_path, dtype=torch.float32).eval()
+    return model, pretrained(AutoTokenizer, name_or_path)
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Without the bar that transformers draws on standard error, a line for each model."""
-    drawn = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if drawn:
-            logging.enable_progress_bar()
+def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast | None, folder: Path | str) -> None:
+    """Write a folder that transformers loads, and `load_model` too.
 
-
-def _refuse_other_shapes(place: str | Path, failed: str) -> None:
-    """Compare a folder's weights with its configuration before memory is taken for them.
-
-    What this cannot read, such as a hub id or another format, is left to `from_pretrained`.
+    Raises:
+        ValueError: for a model that is neither ours nor transformers'.
     """
-    there: dict[str, tuple[int, ...]] = {}
-    if (Path(place) / "adapter_config.json").is_file():
-        raise ValueError(f"{failed} it is an adapter; merge it into its model first (peft's merge_and_unload)")
-    try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        if getattr(config, "quantization_config", None) is not None:
-            raise ValueError(f"{failed} its weights are quantised (quantization_config); take those of full precision")
-        if "/" in str(getattr(config, "_attn_implementation", None)):  # a name on the hub: code of somebody else's
-            raise ValueError(f"{failed} its attn_implementation is code from the hub; remove that key")
-        whole = Path(place) / "model.safetensors"
-        for path in [whole] if whole.is_file() else sorted(Path(place).glob("model-*-of-*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                there |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        layers = getattr(config, "num_hidden_layers", None) or 0
-        if there and layers > len(there):
-            raise ValueError(f"{failed} its config.json has {layers:,} layers, and its weights {len(there)} tensors")
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False) if there else nn.Module()
-    except ValueError as error:
-        if str(error).startswith(failed):
-            raise
-        return
-    except Exception:
-        return
-    for name, wanted in model.state_dict().items():
-        if name in there and there[name] != tuple(wanted.shape):
-            made = f"{name} has the shape {there[name]}, and its config.json makes it {tuple(wanted.shape)}"
-            raise ValueError(f"{failed} {made}")
+    save_folder(model, tokenizer, folder)
 
 
 def load_pretrained(
@@ -108,6 +69,8 @@ def load_pretrained(
     Raises:
         ValueError: when there is no such model, or no network, or no fast tokenizer with an end-of-text token.
     """
+    if str(name_or_path) in NAMES:
+        name_or_path = NAMES[str(name_or_path)]()
     tokenizer = pretrained(AutoTokenizer, name_or_path)
     model = pretrained(AutoModelForCausalLM, name_or_path, dtype=dtype)
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
