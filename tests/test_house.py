@@ -122,6 +122,47 @@ def test_a_floor_imports_only_from_the_floors_below(number: int) -> None:
             assert not wrong, f"{name_of(path)}:{node.lineno} imports {wrong}"
 
 
+def test_names_that_packages_give_away() -> None:
+    """Each is there, whatever was imported before, and asking for a package alone loads nothing."""
+    code = (
+        "import importlib, sys, types\npackages = [importlib.import_module(name) for name in sys.argv[1:]]\n"
+        "assert 'torch' not in sys.modules\nfrom llm_core.generate import Sampling\n"
+        "for package in packages:\n    for name in package.__all__:\n"
+        "        assert not isinstance(getattr(package, name), types.ModuleType), name\n"
+        "        assert name in dir(package)\n"
+        "from llm_core import GPT, BabyGPT, generate, load_model\nassert callable(generate)\n"
+        "try:\n    packages[0].absent\nexcept AttributeError as error:\n    assert 'it gives' in str(error)\n"
+        "else:\n    raise AssertionError"
+    )
+    packages = [floor for floor in FLOORS if any(path.name == "__init__.py" for path in modules(floor))][1:]
+    done = subprocess.run([sys.executable, "-c", code, *packages], capture_output=True, text=True)
+    assert packages and done.returncode == 0, done.stderr
+
+
+def test_the_readmes_import_what_is_there() -> None:
+    lines = [
+        line.strip()
+        for path in files(".md")
+        for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+        for line in block.splitlines()
+        if re.match(r"\s*(from|import) ", line)
+    ]
+    assert len(lines) > 2
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_model_is_read_without_the_data_behind_it() -> None:
+    """`llm_core.model` and what lessons of later modules build on it need no shards, no packing and no Lightning."""
+    code = (
+        "import sys, llm_core.model, llm_core.losses, llm_core.optimizers\n"
+        "heavy = {'llm_data.shards.reader', 'llm_data.rows.packing', 'pytorch_lightning', 'transformers', 'datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_workflows() -> None:
     workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
     assert {"ci.yml", "gpu.yml"} <= {path.name for path in workflows}

@@ -1,6 +1,7 @@
 """Draws and their filters against transformers'."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -156,7 +157,8 @@ def test_texts_end_at_the_end_of_text(monkeypatch):
 
     tokenizer = character_tokenizer(["abc"])
     given = []
-    monkeypatch.setattr("llm_core.generate.generate", lambda model, ids, how, pad: given.append(how) or [[0]])
+    module = sys.modules["llm_core.generate"]
+    monkeypatch.setattr(module, "generate", lambda model, ids, how, pad: given.append(how) or [[0]])
     sample_texts(GPT(GPTConfig(len(tokenizer), hidden_size=32)), tokenizer, ["a"], Sampling(stop_ids=(1,)))
     assert given[0].stop_ids == (1, tokenizer.eos_token_id)
 
