@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from course.answers import judge
 from course.compare import Difference, compare, leaves
 
-__all__ = ["equal", "fails", "holds", "predicted"]
+__all__ = ["answer", "equal", "fails", "holds", "predicted", "skipped"]
 
 
 def equal(
@@ -44,14 +45,19 @@ def equal(
         pairs = list(leaves(ours, reference, "", check_dtype))
         if not any(np.size(pair[0]) for pair in pairs):
             raise Difference("nothing was compared: both sides are empty")
-        worst = max((compare(*pair, atol, rtol) for pair in pairs), key=lambda result: result[0])
+        results = [compare(*pair, atol, rtol) for pair in pairs]
+        worst = max(results, key=lambda result: (result[0] > 0, result[0] if result[0] > 0 else result[1]))
     except Difference as difference:
         _report("equal", name, False, detail=str(difference), bound=bound)
         return
-    excess, gap, place, ours_there, reference_there = worst
+    excess, gap, place, ours_there, reference_there, _ = worst
     held = excess <= 0
     where = f" at {place}" if place else ""
-    detail = f"largest difference {_number(gap)}{where}"
+    if any(result[-1] for result in results):
+        detail = f"largest difference {_number(gap)}{where}"
+    else:
+        number = sum(np.size(pair[0]) for pair in pairs)
+        detail = f"equal, {number:,} value{'s' * (number != 1)}"
     if not held:
         detail += f" (ours {_number(ours_there)}, reference {_number(reference_there)})"
     _report(
@@ -130,6 +136,42 @@ def holds(name: str, condition: Any, detail: str = "") -> None:
     _report("holds", name, value, detail=detail)
 
 
+def skipped(name: str, why: str) -> None:
+    """Say of a claim that this machine cannot show it. It is counted apart, and never as one that held.
+
+    Args:
+        name: what would be claimed.
+        why: what is missing here, and where it can be had.
+    """
+    print(f"skipped  {name}: {why}")
+    _record({"kind": "skipped", "name": name, "held": False, "detail": why})
+
+
+_tries: dict[str, int] = {}  # of exercises that are not solved yet
+
+
+def answer(name: str, given: Any, expected: Any, *, atol: float = 0.0, rtol: float = 0.0) -> None:
+    """Claim that the answer to an exercise is right; where it is not, say why without giving the right one away.
+
+    The form is looked at first: a missing `return`, the type, the shape. A number that is wrong is said to be too large
+    or too small, each time it is tried more closely.
+
+    Args:
+        name: of the exercise.
+        given: the reader's answer.
+        expected: a number, text, tensor, array, or a tree of them.
+        atol, rtol: as for `equal`.
+
+    Raises:
+        AssertionError: when it is wrong.
+    """
+    _tries[name] = _tries.get(name, 0) + 1
+    wrong = judge(given, expected, atol=atol, rtol=rtol, tries=_tries[name])
+    if wrong is None:
+        del _tries[name]
+    _report("answer", name, wrong is None, detail=wrong or "right")
+
+
 # How many `fails` blocks are open. A claim that goes red inside one is what that block claims, not a claim of its own.
 _expecting = 0
 
@@ -165,7 +207,7 @@ def fails(name: str, error: type[Exception], match: str | None = None) -> Iterat
         if len(message) > 160:
             message = message[:157] + "..."
         held = isinstance(raised, error) and (match is None or re.search(match, str(raised)) is not None)
-        detail = f"raised {type(raised).__name__}: {message}"
+        detail = f"{'caught, as intended:' if held else 'raised'} {type(raised).__name__}: {message}"
         try:
             _report("fails", name, held, detail=detail, bound=bound)
         except AssertionError as red:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +15,12 @@ _NUMBERS = ("predicted", "measured", "difference")
 
 @dataclass(frozen=True)
 class Claims:
-    """What a file of claims holds: the records that can be read, and how many lines could not."""
+    """What a file of claims holds: the records that can be read, how many lines could not, and the records of what this
+    machine cannot show."""
 
     records: list[dict[str, Any]]
     damaged: int = 0
+    skipped: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def held(self) -> int:
@@ -43,13 +45,15 @@ def read(path: Path, start: int = 0) -> Claims:
 
 
 def _records(lines: Iterable[bytes]) -> Claims:
-    records, damaged = [], 0
+    made = Claims([])
+    damaged = 0
     for line in lines:
         try:
-            records.append(_record(line))
+            record = _record(line)
+            (made.skipped if record["kind"] == "skipped" else made.records).append(record)
         except (ValueError, RecursionError):  # JSONDecodeError and UnicodeError are ValueErrors
             damaged += 1
-    return Claims(records, damaged)
+    return replace(made, damaged=damaged)
 
 
 def _record(line: bytes) -> dict[str, Any]:

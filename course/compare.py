@@ -76,11 +76,25 @@ def _array(value: Any, place: str) -> np.ndarray:
     raise Difference(f"cannot compare a {type(value).__name__}{at}")
 
 
-def compare(ours: Any, reference: Any, place: str, atol: float, rtol: float) -> tuple[float, float, str, Any, Any]:
-    """How far the worst element is beyond its bound (<= 0: within), its difference, place and both values."""
+def compare(
+    ours: Any, reference: Any, place: str, atol: float, rtol: float
+) -> tuple[float, float, str, Any, Any, int]:
+    """How far the worst element is beyond its bound (<= 0: within); of that element, or where all are within of the one
+    that differs most, the difference, place and both values; and how many elements differ at all."""
     ours, reference = np.asarray(ours), np.asarray(reference)
     if ours.size == 0:
-        return 0.0, 0.0, place, None, None
+        return 0.0, 0.0, place, None, None, 0
+    gap, excess = differences(ours, reference, atol, rtol)
+    beyond = float(excess.max())
+    index = int(np.argmax(excess if beyond > 0 else gap))
+    spot = np.unravel_index(index, ours.shape)
+    where = place + (f"[{', '.join(str(int(i)) for i in spot)}]" if ours.ndim else "")
+    differ = int(np.count_nonzero(gap))
+    return beyond, float(gap.flat[index]), where, ours.flat[index], reference.flat[index], differ
+
+
+def differences(ours: np.ndarray, reference: np.ndarray, atol: float, rtol: float) -> tuple[np.ndarray, np.ndarray]:
+    """The difference of each pair of elements, and how far it is beyond its bound (<= 0: within)."""
     inexact = ours.dtype.kind in "fc" or reference.dtype.kind in "fc"
     if not inexact:
         gap = np.array(ours != reference, dtype=np.float64)
@@ -97,10 +111,7 @@ def compare(ours: Any, reference: Any, place: str, atol: float, rtol: float) -> 
             gap = np.where(np.isnan(gap), np.inf, gap)
             # Never NaN: `max` over several leaves would pass over it.
             excess = np.where(np.isinf(gap), np.inf, gap - bound)
-    index = int(np.argmax(excess))
-    spot = np.unravel_index(index, ours.shape)
-    where = place + (f"[{', '.join(str(int(i)) for i in spot)}]" if ours.ndim else "")
-    return float(excess.flat[index]), float(gap.flat[index]), where, ours.flat[index], reference.flat[index]
+    return gap, excess
 
 
 def shorten(value: Any) -> str:

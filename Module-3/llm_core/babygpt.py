@@ -13,14 +13,13 @@ import torch
 from llm_data.datamodule import LLMDataModule
 from llm_data.measures import bits_per_byte
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from llm_core.foreign import Questions, forward_options, refuse_unless_it_fits
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import gradients_of, parameter_groups
 from llm_core.store.checkpoints import describe
-from llm_core.store.hf import pretrained
+from llm_core.store.registry import pretrained_model
 from llm_core.store.resume import (
     forget_foreign_places,
     refuse_another_shape,
@@ -96,7 +95,7 @@ class BabyGPT(pl.LightningModule):
         Raises:
             ValueError: when there is no such model, or no network.
         """
-        return cls(pretrained(AutoModelForCausalLM, name_or_path, dtype=torch.float32), **options)
+        return cls(pretrained_model(name_or_path), **options)
 
     def forward(self, input_ids: Tensor, **others: Tensor) -> Tensor:
         """Logits, (batch, time, vocab).

@@ -158,4 +158,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         notebooks = len({record["notebook"] for record in records})
         broken = f", {len(records) - held} did not" if held < len(records) else ""
         lost = f", {made.damaged} record{'s' * (made.damaged != 1)} damaged" if made.damaged else ""
-        terminalreporter.write_line(f"{held} claims held in {notebooks} notebook{'s' * (notebooks != 1)}{broken}{lost}")
+        left = f", {len(made.skipped)} skipped" if made.skipped else ""
+        places = f"{notebooks} notebook{'s' * (notebooks != 1)}"
+        terminalreporter.write_line(f"{held} claims held in {places}{broken}{left}{lost}")

@@ -137,6 +137,8 @@ def _summary(record: Result) -> str:
         f"{record.peak_memory_bytes / 2**20:.0f} MiB",
         f"{record.held} claims",
     ]
+    if record.skipped:
+        parts.append(f"{record.skipped} skipped")
     if record.damaged:
         parts.append(f"{record.damaged} damaged")
     if record.exercises:

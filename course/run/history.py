@@ -28,6 +28,7 @@ class Result:
         peak_memory_bytes: resident memory of the kernel and its children, sampled.
         held, claims: claims that held, and all claims made.
         damaged: lines among its claims that cannot be read.
+        skipped: claims that this machine cannot show; neither held nor made.
         error: the lines that say what failed.
         solved, exercises: for a notebook of exercises.
     """
@@ -44,6 +45,7 @@ class Result:
     solved: int = 0
     exercises: int = 0
     damaged: int = 0
+    skipped: int = 0
 
 
 @dataclass

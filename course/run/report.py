@@ -29,7 +29,8 @@ def write(curriculum: Curriculum, state: History, output: Path) -> None:
     order += sorted(set(state.notebooks).difference(order))
     paths = [path for path in order if path in state.notebooks and (curriculum.root / path).is_file()]
     made = {path: claims.read((output / path).with_suffix(".claims.jsonl")) for path in paths}
-    lines = [json.dumps(claim, ensure_ascii=False) + "\n" for path in paths for claim in made[path].records]
+    everything = (claim for path in paths for claim in (*made[path].records, *made[path].skipped))
+    lines = [json.dumps(claim, ensure_ascii=False) + "\n" for claim in everything]
     write_text(output / "claims.jsonl", "".join(lines))
     write_text(output / "index.html", _index(curriculum, state, output, made))
 
@@ -163,8 +164,8 @@ def _row(curriculum: Curriculum, output: Path, path: str, record: Result) -> str
         details += f"<pre>{escape(chr(10).join(line.strip() for line in record.error))}</pre>"
     status = '<span class="good">ran</span>' if record.ok else '<span class="bad">failed</span>'
     held = f"{record.held}" + (f" of {record.claims}" if record.held < record.claims else "")
-    if record.damaged:
-        held += f"<small>{record.damaged} damaged</small>"
+    for count, what in ((record.skipped, "skipped"), (record.damaged, "damaged")):
+        held += f"<small>{count} {what}</small>" if count else ""
     cells = [
         ("picture", image),
         ("name", title + details),
@@ -177,14 +178,16 @@ def _row(curriculum: Curriculum, output: Path, path: str, record: Result) -> str
 
 
 def _claim_rows(path: str, made: Claims) -> Iterator[str]:
-    if not made.records and not made.damaged:
+    everything = [*made.records, *made.skipped]
+    if not everything and not made.damaged:
         return
     machines = "; ".join(sorted({claim["hardware"] for claim in made.records}))
     count = f"{made.held} of {len(made.records)} held, on {machines}" if made.records else ""
     lost = f"{made.damaged} record{'s' * (made.damaged != 1)} damaged and left out" if made.damaged else ""
-    small = f"<small>{escape('; '.join(text for text in (count, lost) if text))}</small>"
+    left = f"{len(made.skipped)} skipped" if made.skipped else ""
+    small = f"<small>{escape('; '.join(text for text in (count, left, lost) if text))}</small>"
     yield f'<tbody><tr class="group"><th colspan="7">{escape(path)} {small}</th></tr>'
-    for claim in made.records:
+    for claim in everything:
         unit = f" {claim['unit']}" if claim["unit"] else ""
         values = [number(claim.get(key)) for key in ("predicted", "measured", "difference")]
         if claim["kind"] in ("predicted", "equal") and any(values):
@@ -196,6 +199,7 @@ def _claim_rows(path: str, made: Claims) -> Iterator[str]:
         else:
             middle = f'<td colspan="3" class="detail">{escape(claim["detail"])}</td>'
         mark = '<span class="good">held</span>' if claim["held"] else '<span class="bad">FAILED</span>'
+        mark = "skipped" if claim["kind"] == "skipped" else mark
         yield (
             f"<tr><td>{escape(claim['name'])} <i>{escape(claim['kind'])}</i></td>{middle}"
             f"<td>{escape(claim['bound'])}</td><td>{mark}</td>"

@@ -117,8 +117,10 @@ class Runner:
             return TERMINATED if self._terminated else INTERRUPTED
         failed = [path for path in self.todo if not self.state.notebooks[path].ok]
         held = sum(self.state.notebooks[path].held for path in self.todo + self.kept)
+        left = sum(self.state.notebooks[path].skipped for path in self.todo + self.kept)
+        skipped = f", {left} skipped" if left else ""
         good = display.total - len(failed)
-        say(f"{good} of {display.total} notebooks ran to the end, {held} claims held; report: {page}")
+        say(f"{good} of {display.total} notebooks ran to the end, {held} claims held{skipped}; report: {page}")
         if failed:
             say(f"{len(failed)} failed; again only the failed: `course run --only-failed`")
         return 1 if failed else 0
@@ -194,6 +196,7 @@ class Runner:
             held=made.held,
             claims=len(made.records),
             damaged=made.damaged,
+            skipped=len(made.skipped),
             error=outcome.failures[0].lines(path) if outcome.failures else [],
             solved=exercises.solved(notebook) if is_exercise else 0,
             exercises=len(exercises.checks(notebook)) if is_exercise else 0,

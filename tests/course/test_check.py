@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -87,7 +88,17 @@ def test_equal_holds(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     ours, reference, options = EQUAL[name]
     check.equal("a claim", ours, reference, **options)
     said = capsys.readouterr().out
-    assert said.startswith("holds  a claim: largest difference") and said.count("\n") == 1
+    exact = not any(options.get(key) for key in ("atol", "rtol"))
+    form = r"equal, \d+ values?" if exact else r"largest difference [\d.]+.*"
+    assert re.fullmatch(rf"holds  a claim: {form} \(bound .*\)\n", said), said
+
+
+def test_equal_counts_what_is_equal(capsys: pytest.CaptureFixture[str]) -> None:
+    check.equal("a", {"x": torch.zeros(3, 4096), "y": "text"}, {"x": torch.zeros(3, 4096), "y": "text"}, atol=1.0)
+    check.equal("b", [1.0, 2.0], [1.0, 2.5], rtol=0.5)
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0] == "holds  a: equal, 12,289 values (bound atol 1)"
+    assert lines[1].startswith("holds  b: largest difference 0.5 at [1]")
 
 
 @pytest.mark.parametrize("name", UNEQUAL)

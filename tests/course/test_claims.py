@@ -231,3 +231,13 @@ def test_a_page_that_cannot_be_made_costs_itself(
     status, out, err = command("run")
     assert (status, err) == (0, "") and out.count("no page  ") == 2 and "2 of 2 notebooks ran to the end" in out
     assert (tiny.root / history.OUTPUT / "index.html").is_file()
+
+
+def test_what_is_skipped_is_counted_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "claims"
+    monkeypatch.setenv("COURSE_CLAIMS", str(path))
+    check.holds("here", True)
+    check.skipped("peak of a GPU", "no GPU here")
+    made = claims.read(path)
+    assert [record["name"] for record in made.records] == ["here"] and made.held == 1
+    assert [(record["name"], record["detail"]) for record in made.skipped] == [("peak of a GPU", "no GPU here")]

@@ -21,6 +21,15 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.ckpt)")
 NAMES = {smollm2.NAME: smollm2.folder}  # models of the course, each with what makes its folder
 
 
+def place_of(name_or_path: str | Path) -> str | Path:
+    """The folder of a model that the course brings; anything else as it is.
+
+    Raises:
+        ValueError: when the model is not on this machine.
+    """
+    return NAMES[str(name_or_path)]() if str(name_or_path) in NAMES else name_or_path
+
+
 def load_model(name_or_path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:
     """A causal language model in evaluation mode, in float32, and its tokenizer (None where it has none).
 
@@ -33,8 +42,7 @@ def load_model(name_or_path: str | Path) -> tuple[nn.Module, PreTrainedTokenizer
         ValueError: when there is no such model, no network, or what is there is damaged.
         FileNotFoundError: when a folder holds neither checkpoints nor a configuration.
     """
-    if str(name_or_path) in NAMES:
-        return load_folder(NAMES[str(name_or_path)]())
+    name_or_path = place_of(name_or_path)
     path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
         found = [path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
@@ -56,6 +64,16 @@ def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast | None, fold
     save_folder(model, tokenizer, folder)
 
 
+def pretrained_model(name_or_path: str | Path) -> nn.Module:
+    """The model of transformers, in float32 and as it was published, to train on.
+
+    Raises:
+        ValueError: when there is no such model, or no network.
+    """
+    model: nn.Module = pretrained(AutoModelForCausalLM, place_of(name_or_path), dtype=torch.float32)
+    return model
+
+
 def load_pretrained(
     name_or_path: str | Path, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
@@ -69,8 +87,6 @@ def load_pretrained(
     Raises:
         ValueError: when there is no such model, or no network, or no fast tokenizer with an end-of-text token.
     """
-    if str(name_or_path) in NAMES:
-        name_or_path = NAMES[str(name_or_path)]()
     tokenizer = pretrained(AutoTokenizer, name_or_path)
     model = pretrained(AutoModelForCausalLM, name_or_path, dtype=dtype)
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
