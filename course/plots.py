@@ -1,4 +1,7 @@
-"""One look for every figure: colour-blind safe, readable at 700 px, axes with units."""
+"""One look for every figure: colour-blind safe, readable at 700 px, axes with units.
+
+`plots.Drawing` draws structure: who holds what, what flows where.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from cycler import cycler
+
+from course.drawing import Drawing
+
+__all__ = ["COLORS", "Drawing", "heatmap", "use_style"]
 
 # Okabe and Ito's palette: told apart with every common colour blindness. https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = COLORS = (

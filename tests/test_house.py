@@ -11,6 +11,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import markdown_links
@@ -252,6 +253,25 @@ def test_every_requirement_is_pinned() -> None:
     lines = project["dependencies"] + project["optional-dependencies"]["dev"] + PROJECT["build-system"]["requires"]
     assert len(pins(lines)) > 25
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", PROJECT["tool"]["uv"]["exclude-newer"])
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = PROJECT["project"]
+    declared = set(pins(project["dependencies"]))
+    developing = declared | set(pins(project["optional-dependencies"]["dev"]))
+    brought = packages_distributions()
+    missing = []
+    for path in files(".py"):
+        tests = "tests" in path.relative_to(ROOT).parts or path.name == "pytest_plugin.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {*FLOORS, "__future__"}:
+                distributions = {canonical(each) for each in brought.get(name, [])}
+                # A file's neighbour belongs to no distribution.
+                if distributions and not distributions & (developing if tests else declared):
+                    missing.append(f"{name_of(path)}:{node.lineno}: {name}")
+    assert missing == []
 
 
 def test_constraints_agree_with_the_pins_and_name_no_place() -> None:
