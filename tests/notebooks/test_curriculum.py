@@ -89,6 +89,22 @@ def test_links_lead_somewhere(path: str) -> None:
     assert markdown_links.broken(ROOT / path, ROOT) == []
 
 
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "DeepSpeed", "ZeRO", "vLLM", "TensorRT-LLM", "FP8", "GPTQ", "AWQ", "13B", "34B", "reward model", "PPO", "DPO",
+        "scaling laws", "LoRA", "QLoRA", "FSDP", "mixture of experts", "retrieval",
+    ],
+)  # fmt: skip
+def test_each_topic_of_the_twenty_weeks_has_a_lesson(topic: str) -> None:
+    told = [
+        " ".join([module.title, *module.concepts, lesson.name, lesson.question, lesson.leaves]).lower()
+        for module in PLAN.modules
+        for lesson in module.lessons
+    ]
+    assert any(topic.lower() in text for text in told)
+
+
 def test_documents_are_fresh() -> None:
     assert documents.stale(PLAN) == []
 
