@@ -25,30 +25,30 @@ def leaves(ours: Any, reference: Any, place: str, check_dtype: bool) -> Iterator
         fields = [field.name for field in dataclasses.fields(ours)]
         ours = {name: getattr(ours, name) for name in fields}
         reference = {name: getattr(reference, name) for name in fields}
-    at = f" at {place}" if place else ""
+    where = f" at {place}" if place else ""
     if isinstance(ours, Mapping) and isinstance(reference, Mapping):
         if set(ours) != set(reference):
             only = sorted(map(str, set(ours) ^ set(reference)))[:5]
-            raise Difference(f"keys on one side only{at}: {', '.join(only)}")
+            raise Difference(f"keys on one side only{where}: {', '.join(only)}")
         for key in reference:
             yield from leaves(ours[key], reference[key], f"{place}[{key!r}]", check_dtype)
     elif _is_sequence(ours) and _is_sequence(reference):
         if len(ours) != len(reference):
-            raise Difference(f"lengths differ{at}: ours {len(ours)}, reference {len(reference)}")
+            raise Difference(f"lengths differ{where}: ours {len(ours)}, reference {len(reference)}")
         for index, (left, right) in enumerate(zip(ours, reference, strict=True)):
             yield from leaves(left, right, f"{place}[{index}]", check_dtype)
     elif any(value is None or isinstance(value, (str, bytes)) for value in (ours, reference)):
         if type(ours) is not type(reference) or ours != reference:
-            raise Difference(f"values differ{at}: ours {shorten(ours)}, reference {shorten(reference)}")
+            raise Difference(f"values differ{where}: ours {shorten(ours)}, reference {shorten(reference)}")
         yield 0, 0, place
     else:
         left, right = _array(ours, place), _array(reference, place)
         if left.shape != right.shape:
-            raise Difference(f"shapes differ{at}: ours {tuple(left.shape)}, reference {tuple(right.shape)}")
+            raise Difference(f"shapes differ{where}: ours {tuple(left.shape)}, reference {tuple(right.shape)}")
         if check_dtype and hasattr(ours, "dtype") and hasattr(reference, "dtype"):
             names = [str(value.dtype).removeprefix("torch.") for value in (ours, reference)]
             if names[0] != names[1]:
-                raise Difference(f"dtypes differ{at}: ours {names[0]}, reference {names[1]}")
+                raise Difference(f"dtypes differ{where}: ours {names[0]}, reference {names[1]}")
         yield left, right, place
 
 
@@ -72,13 +72,11 @@ def _array(value: Any, place: str) -> np.ndarray:
     for kind, wide in (("f", np.float64), ("c", np.complex128), ("iu", np.int64), ("b", np.bool_)):
         if array.dtype.kind in kind:
             return array.astype(wide)
-    at = f" at {place}" if place else ""
-    raise Difference(f"cannot compare a {type(value).__name__}{at}")
+    where = f" at {place}" if place else ""
+    raise Difference(f"cannot compare a {type(value).__name__}{where}")
 
 
-def compare(
-    ours: Any, reference: Any, place: str, atol: float, rtol: float
-) -> tuple[float, float, str, Any, Any, int]:
+def compare(ours: Any, reference: Any, place: str, atol: float, rtol: float) -> tuple[float, float, str, Any, Any, int]:
     """How far the worst element is beyond its bound (<= 0: within); of that element, or where all are within of the one
     that differs most, the difference, place and both values; and how many elements differ at all."""
     ours, reference = np.asarray(ours), np.asarray(reference)

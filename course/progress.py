@@ -58,9 +58,9 @@ class Line:
             self.stream.flush()
 
     def _text(self) -> str:
-        of = f"/{self.total}" if self.total is not None else ""
+        total = f"/{self.total}" if self.total is not None else ""
         shown = "".join(f"  {key} {value:.4g}" for key, value in self.values.items())
-        return f"{self.label} {self.step}{of}{shown}"
+        return f"{self.label} {self.step}{total}{shown}"
 
     def _write(self, text: str) -> None:
         start = "\r" if self._live else ""

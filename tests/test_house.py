@@ -72,6 +72,10 @@ def test_ruff() -> None:
     assert tool("ruff", "check") == ""
 
 
+def test_format() -> None:
+    assert tool("ruff", "format", "--check", "--quiet") == ""
+
+
 def test_mypy() -> None:
     assert tool("mypy") == ""
 

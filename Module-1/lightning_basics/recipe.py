@@ -68,9 +68,7 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def make_optimizer(
-    model: nn.Module, recipe: Recipe
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+def make_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW with the recipe's schedule, to be stepped once per optimiser step. Matrices decay, vectors do not."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -125,6 +123,4 @@ def train_loader(inputs: Int[Tensor, "lines context"], labels: Int[Tensor, " lin
 
 def val_loader(inputs: Int[Tensor, "lines context"], labels: Int[Tensor, " lines"]) -> DataLoader:
     """Batches of 500 in the data's own order."""
-    return DataLoader(
-        TensorDataset(inputs, labels), batch_size=500, generator=torch.Generator().manual_seed(0)
-    )
+    return DataLoader(TensorDataset(inputs, labels), batch_size=500, generator=torch.Generator().manual_seed(0))

@@ -84,15 +84,15 @@ def keep_top_p(logits: Logits, p: float | int) -> Logits:
     return logits.masked_fill(rest.scatter(1, places, rest), -torch.inf)
 
 
-def adjust(logits: Logits, seen: Int[Tensor, "batch seen"], how: Sampling) -> Logits:
+def adjust(logits: Logits, seen: Int[Tensor, "batch seen"], sampling: Sampling) -> Logits:
     """The logits that a draw is made from."""
-    if how.repetition_penalty != 1:
-        logits = penalise(logits, seen, how.repetition_penalty)
-    if how.temperature not in (0, 1):
-        logits = logits / how.temperature
-    if how.top_k:
-        logits = keep_top_k(logits, how.top_k)
-    return keep_top_p(logits, how.top_p) if how.top_p < 1 else logits
+    if sampling.repetition_penalty != 1:
+        logits = penalise(logits, seen, sampling.repetition_penalty)
+    if sampling.temperature not in (0, 1):
+        logits = logits / sampling.temperature
+    if sampling.top_k:
+        logits = keep_top_k(logits, sampling.top_k)
+    return keep_top_p(logits, sampling.top_p) if sampling.top_p < 1 else logits
 
 
 def room(model: nn.Module, prompts: Sequence[Sequence[int]], wanted: int) -> int:
@@ -128,13 +128,13 @@ def pad_left(
 
 
 @torch.no_grad()
-def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id: int = 0) -> list[list[int]]:
+def generate(model: GPT, prompts: Sequence[Sequence[int]], sampling: Sampling, pad_id: int = 0) -> list[list[int]]:
     """Continue prompts, all at once, with a cache of keys and values.
 
     Args:
         model: in evaluation mode, or its dropout would be drawn too.
         prompts: token ids, of any lengths; they are padded on the left.
-        how: see `Sampling`.
+        sampling: see `Sampling`.
         pad_id: fills up.
 
     Returns:
@@ -143,13 +143,13 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
     Raises:
         ValueError: for an empty prompt, a token out of range, or when the longest leaves no room for a new token.
     """
-    most = room(model, prompts, how.max_new_tokens)
+    most = room(model, prompts, sampling.max_new_tokens)
     device = next(model.parameters()).device
     ids, mask = pad_left(prompts, pad_id, device)
     longest = ids.shape[1]
-    draw = torch.Generator(device).manual_seed(how.seed)
-    stops = torch.tensor(how.stop_ids, dtype=torch.long, device=device)
-    never = torch.tensor(how.suppress_tokens, dtype=torch.long, device=device)
+    draw = torch.Generator(device).manual_seed(sampling.seed)
+    stops = torch.tensor(sampling.stop_ids, dtype=torch.long, device=device)
+    never = torch.tensor(sampling.suppress_tokens, dtype=torch.long, device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     cache, step_ids, lasting = KeyValueCache(), ids, []
     padded = bool((mask == 0).any())  # without padding no mask is needed, which has a row for each position
@@ -157,8 +157,8 @@ def generate(model: GPT, prompts: Sequence[Sequence[int]], how: Sampling, pad_id
         logits = model(step_ids, attention_mask=mask if padded else None, cache=cache).logits[:, -1].float()
         # Padding is no token that occurred: it is given the place of the prompt's last token.
         seen = torch.where(mask.bool(), ids, ids[:, longest - 1 : longest])
-        logits = adjust(logits.index_fill(1, never, -torch.inf), seen, how)
-        if how.temperature == 0:
+        logits = adjust(logits.index_fill(1, never, -torch.inf), seen, sampling)
+        if sampling.temperature == 0:
             chosen = logits.argmax(dim=-1)
         else:
             chosen = torch.multinomial(logits.softmax(dim=-1), 1, generator=draw)[:, 0]
@@ -222,7 +222,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
 
 
 def sample_texts(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], how: Sampling
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], sampling: Sampling
 ) -> list[str]:
     """Texts that begin with the prompts, by `generate` for a model of ours, by transformers' own for one of theirs.
 
@@ -233,8 +233,8 @@ def sample_texts(
         model: a `GPT`, or a causal language model of transformers; in evaluation mode.
         tokenizer: the one the model was trained with.
         prompts: the beginnings.
-        how: see `Sampling`; the model's and the tokenizer's end-of-text tokens are added to its stop tokens, and rows
-            of the vocabulary without a token are never drawn.
+        sampling: see `Sampling`; the model's and the tokenizer's end-of-text tokens are added to its stop tokens, and
+            rows of the vocabulary without a token are never drawn.
 
     Raises:
         ValueError: for an empty prompt, one that leaves no room, or one that the vocabulary cannot spell.
@@ -243,33 +243,34 @@ def sample_texts(
     ends = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
     known = set(tokenizer.get_vocab().values())
     without = tuple(row for row in range(vocab_rows(model)) if row not in known)
-    how = replace(
-        how,
-        stop_ids=tuple(dict.fromkeys((*how.stop_ids, *stop_ids(model), *ends))),
-        suppress_tokens=(*how.suppress_tokens, *without),
+    sampling = replace(
+        sampling,
+        stop_ids=tuple(dict.fromkeys((*sampling.stop_ids, *stop_ids(model), *ends))),
+        suppress_tokens=(*sampling.suppress_tokens, *without),
     )
     pad_id = tokenizer.pad_token_id or 0  # padding is masked: where there is no such token, any other does
-    new = (generate if isinstance(model, GPT) else generate_by_transformers)(model, ids, how, pad_id)  # type: ignore[arg-type]
+    new = (generate if isinstance(model, GPT) else generate_by_transformers)(model, ids, sampling, pad_id)  # type: ignore[arg-type]
     return [str(tokenizer.decode(a + b, skip_special_tokens=True)) for a, b in zip(ids, new, strict=True)]
 
 
 @torch.no_grad()
 def generate_by_transformers(
-    model: nn.Module, prompts: Sequence[Sequence[int]], how: Sampling, pad_id: int = 0
+    model: nn.Module, prompts: Sequence[Sequence[int]], sampling: Sampling, pad_id: int = 0
 ) -> list[list[int]]:
     """`generate` for a model of transformers, by its own method: the same arguments, the same result when greedy.
 
-    Only what `how` asks for counts: what the model's `generation_config.json` says beside it is left out.
+    Only what `sampling` asks for counts: what the model's `generation_config.json` says beside it is left out.
 
     Raises:
         ValueError: as `generate`.
     """
     body: Any = model
-    most = room(model, prompts, how.max_new_tokens)
+    most = room(model, prompts, sampling.max_new_tokens)
     asked = GenerationConfig(
-        max_new_tokens=most, do_sample=how.temperature > 0, temperature=float(how.temperature) or None,
-        top_k=how.top_k, top_p=float(how.top_p), repetition_penalty=float(how.repetition_penalty),
-        suppress_tokens=list(how.suppress_tokens) or None, pad_token_id=pad_id, eos_token_id=list(how.stop_ids) or None,
+        max_new_tokens=most, do_sample=sampling.temperature > 0, temperature=float(sampling.temperature) or None,
+        top_k=sampling.top_k, top_p=float(sampling.top_p), repetition_penalty=float(sampling.repetition_penalty),
+        suppress_tokens=list(sampling.suppress_tokens) or None, pad_token_id=pad_id,
+        eos_token_id=list(sampling.stop_ids) or None,
     )  # fmt: skip
     rows: list[list[int]] = [[] for _ in prompts]
     kept = body.generation_config
@@ -279,11 +280,11 @@ def generate_by_transformers(
             places = [place for place, prompt in enumerate(prompts) if len(prompt) == length]
             ids, mask = pad_left([prompts[place] for place in places], pad_id, next(body.parameters()).device)
             with torch.random.fork_rng():
-                torch.manual_seed(how.seed)
+                torch.manual_seed(sampling.seed)
                 out = body.generate(ids, attention_mask=mask)[:, length:].tolist()
             for place, row in zip(places, out, strict=True):
                 rows[place] = row
     finally:
         body.generation_config = kept
-    ends = [next((i + 1 for i, token in enumerate(row) if token in how.stop_ids), len(row)) for row in rows]
+    ends = [next((i + 1 for i, token in enumerate(row) if token in sampling.stop_ids), len(row)) for row in rows]
     return [row[:end] for row, end in zip(rows, ends, strict=True)]

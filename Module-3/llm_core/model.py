@@ -56,10 +56,10 @@ def rotary(position_ids: Positions, head_dim: int, theta: float | int) -> Rotary
     return Rotary(angles.cos(), angles.sin())
 
 
-def rotate(x: Heads, by: Rotary) -> Heads:
+def rotate(x: Heads, rotation: Rotary) -> Heads:
     """Turn each pair of channels (i, i + D/2) by its position's angle."""
     first, second = x.chunk(2, dim=-1)
-    return x * by.cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * by.sin.to(x.dtype)
+    return x * rotation.cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * rotation.sin.to(x.dtype)
 
 
 class KeyValueCache:
@@ -94,11 +94,11 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
-    def forward(self, x: Hidden, by: Rotary, mask: Mask | None, cache: KeyValueCache | None) -> Hidden:
+    def forward(self, x: Hidden, rotation: Rotary, mask: Mask | None, cache: KeyValueCache | None) -> Hidden:
         batch, time, _ = x.shape
         split = (batch, time, -1, self.config.head_dim)
-        q = rotate(self.q_proj(x).view(split).transpose(1, 2), by)  # (B, H, T, D)
-        k = rotate(self.k_proj(x).view(split).transpose(1, 2), by)  # (B, K, T, D)
+        q = rotate(self.q_proj(x).view(split).transpose(1, 2), rotation)  # (B, H, T, D)
+        k = rotate(self.k_proj(x).view(split).transpose(1, 2), rotation)  # (B, K, T, D)
         v = self.v_proj(x).view(split).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, K, S, D)
@@ -132,8 +132,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Hidden, by: Rotary, mask: Mask | None, cache: KeyValueCache | None) -> Hidden:
-        x = x + self.self_attn(self.input_layernorm(x), by, mask, cache)
+    def forward(self, x: Hidden, rotation: Rotary, mask: Mask | None, cache: KeyValueCache | None) -> Hidden:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -155,10 +155,10 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, ids: Ids, position_ids: Positions, mask: Mask | None, cache: KeyValueCache | None) -> Hidden:
-        by = rotary(position_ids, self.config.head_dim, self.config.rope_theta)
+        rotation = rotary(position_ids, self.config.head_dim, self.config.rope_theta)
         x = self.embed_tokens(ids)
         for layer in self.layers:
-            x = layer(x, by, mask, cache)
+            x = layer(x, rotation, mask, cache)
         return self.norm(x)
 
 

@@ -67,7 +67,7 @@ async def execute(
     *,
     timeout: float = 600,
     keep_going: bool = False,
-    on_cell: Callable[[int, int], None] = lambda number, of: None,
+    on_cell: Callable[[int, int], None] = lambda number, count: None,
 ) -> Outcome:
     """Execute a notebook in place, in a kernel of its own that leaves no process and no temporary file.
 

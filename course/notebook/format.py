@@ -34,8 +34,8 @@ def read(path: Path, name: str | None = None) -> Notebook:
     try:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}"
-        raise NotebookError(f"{name}: not a notebook: not JSON ({error.msg} at {at})") from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise NotebookError(f"{name}: not a notebook: not JSON ({error.msg} at {where})") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise NotebookError(f"{name}: not a notebook: {error}") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list) or raw.get("nbformat") != 4:

@@ -25,9 +25,9 @@ class Running:
     cells: int = 0
     start: float = field(default_factory=time.monotonic)
 
-    def on_cell(self, number: int, of: int) -> None:
+    def on_cell(self, number: int, count: int) -> None:
         """Take note of the cell that starts now."""
-        self.cell, self.cells = number, of
+        self.cell, self.cells = number, count
 
 
 class Display:

@@ -39,7 +39,10 @@ def test_both_choose_the_same(threads: str | None, tiny: TinyCourse, tmp_path: P
         path = tmp_path / command[0]
         done = subprocess.run(
             [sys.executable, "-m", *command],
-            cwd=tiny.root, env={**env, "TOLD": str(path)}, capture_output=True, text=True,
+            cwd=tiny.root,
+            env={**env, "TOLD": str(path)},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         told.append(json.loads(path.read_text()))

@@ -263,10 +263,12 @@ def test_code_lines_leave_out_what_is_not_code() -> None:
         of three lines."""
         # a comment
 
+        # fmt: off
         b = (
             a
             + 1
         )
+        # fmt: on
         return b
 
     assert counting.code_lines(sample) == 3

@@ -36,7 +36,7 @@ def babygpt(folder, *arguments):
 
 
 def serve():
-    import witness  # noqa: F401  (named on command lines)
+    import loss_callbacks  # noqa: F401  (named on command lines)
     from llm_core.cli import main
 
     for line in sys.stdin:

@@ -15,9 +15,9 @@ from llm_core.model import GPT, GPTConfig
 from llm_core.store.checkpoints import load_checkpoint
 from llm_data.datamodule import LLMDataModule
 from llm_data.text.corpora import load_corpus
+from loss_callbacks import CONFIG, Rows, own_text, train
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
-from witness import CONFIG, Rows, own_text, train
 
 
 def by_hand(steps, batch_size, clip=math.inf, weight_decay=0.1, seed=0):
@@ -101,7 +101,8 @@ def test_a_step_without_targets_changes_nothing(monkeypatch, batch_size, accumul
 
 
 def test_two_processes_are_one_with_twice_the_rows(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "witness"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "loss_callbacks"]
     search = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search}
     done = subprocess.run([*command, str(tmp_path / "out")], env=environment, capture_output=True, text=True)

@@ -22,10 +22,10 @@ from llm_core.cli import main
 from llm_core.model import GPT
 from llm_core.run.place import alone_in
 from llm_core.store.checkpoints import AtomicCheckpoints
+from loss_callbacks import own_text
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from witness import own_text
 
 MODULE = Path(__file__).parents[2] / "Module-3"
 CONFIG = MODULE / "babygpt.yaml"
@@ -62,7 +62,7 @@ def losses(path):
 
 
 def fit(folder, options, *arguments):
-    watch = json.dumps({"class_path": "witness.Losses", "init_args": {"path": str(folder / "losses")}})
+    watch = json.dumps({"class_path": "loss_callbacks.Losses", "init_args": {"path": str(folder / "losses")}})
     return babygpt(
         folder, "fit", "--config", options, "--run.folder", folder / "run", "--trainer.callbacks+", watch, *arguments
     )
@@ -90,7 +90,7 @@ def test_killed_at_random_steps_it_is_the_same_run(options, finished, tmp_path):
     kills = [(draw.randint(1, 17), draw.choice(HOOKS[:3]))]
     kills += [(18, "validation"), (21, "save"), (STEPS, "validation")]
     for step, hook in sorted(kills):
-        killer = json.dumps({"class_path": "witness.Killer", "init_args": {"step": step, "hook": hook}})
+        killer = json.dumps({"class_path": "loss_callbacks.Killer", "init_args": {"step": step, "hook": hook}})
         done = fit(tmp_path, options, "--trainer.callbacks+", killer, "--ckpt_path", "last")
         assert done.returncode == -signal.SIGKILL, (step, hook, done.stderr)
     done = fit(tmp_path, options, "--ckpt_path", "last")
@@ -128,7 +128,7 @@ def load_best(folder):
 
 def test_without_the_random_states_dropout_would_differ(options, finished, tmp_path):
     """What `RandomState` is for: with the states taken out of the checkpoint, the next losses are others."""
-    killer = json.dumps({"class_path": "witness.Killer", "init_args": {"step": 9, "hook": "batch_end"}})
+    killer = json.dumps({"class_path": "loss_callbacks.Killer", "init_args": {"step": 9, "hook": "batch_end"}})
     assert fit(tmp_path, options, "--trainer.callbacks+", killer).returncode == -signal.SIGKILL
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     saved = torch.load(path, weights_only=True)
@@ -486,7 +486,7 @@ def test_the_folder_is_kept_before_it_is_looked_at(options, here, monkeypatch):
 
 def test_ctrl_c_says_how_to_go_on(options, tmp_path):
     stopper = json.dumps(
-        {"class_path": "witness.Killer", "init_args": {"step": 6, "hook": "batch_end", "number": signal.SIGINT}}
+        {"class_path": "loss_callbacks.Killer", "init_args": {"step": 6, "hook": "batch_end", "number": signal.SIGINT}}
     )
     done = fit(tmp_path, options, "--trainer.callbacks+", stopper)
     assert (done.returncode, len(done.stderr.splitlines())) == (130, 1), done.stderr
@@ -496,7 +496,7 @@ def test_ctrl_c_says_how_to_go_on(options, tmp_path):
 
 def test_a_terminated_run_says_how_to_go_on(options, tmp_path):
     stopper = json.dumps(
-        {"class_path": "witness.Killer", "init_args": {"step": 7, "hook": "batch_end", "number": signal.SIGTERM}}
+        {"class_path": "loss_callbacks.Killer", "init_args": {"step": 7, "hook": "batch_end", "number": signal.SIGTERM}}
     )
     done = fit(tmp_path, options, "--trainer.callbacks+", stopper)
     assert (done.returncode, len(done.stderr.splitlines())) == (143, 1), done.stderr

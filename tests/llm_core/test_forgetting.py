@@ -12,9 +12,9 @@ from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import parameter_groups
 from llm_data.datamodule import LLMDataModule
 from llm_data.rows.collate import make_batch
+from loss_callbacks import own_text
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
-from witness import own_text
 
 from course.lightning_tools import quiet
 

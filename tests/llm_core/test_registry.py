@@ -11,11 +11,11 @@ from llm_core.store.hf import save_pretrained
 from llm_core.store.registry import PAD, load_pretrained
 from llm_data.datamodule import LLMDataModule
 from llm_data.tokenizers.fast import character_tokenizer
+from loss_callbacks import own_text
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-from witness import own_text
 
 
 @pytest.fixture(autouse=True)

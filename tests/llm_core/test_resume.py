@@ -22,7 +22,8 @@ def fit(tmp_path, monkeypatch):
     text.write_text("\n\n".join(f"document {n} about nothing at all {n * n}" for n in range(120)))
 
     def run(folder, *options):
-        watch = json.dumps({"class_path": "witness.Losses", "init_args": {"path": str(tmp_path / f"{folder}.losses")}})
+        path = str(tmp_path / f"{folder}.losses")
+        watch = json.dumps({"class_path": "loss_callbacks.Losses", "init_args": {"path": path}})
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 32, "attention_dropout": 0.2}
         given = {
             "data.corpus": f"text:{text}", "data.tokenizer": "bpe-300", "data.context": 32, "data.batch_size": 4,

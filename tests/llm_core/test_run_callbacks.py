@@ -8,8 +8,8 @@ import torch
 from llm_core.babygpt import BabyGPT
 from llm_core.run.callbacks import RunCheckpoints, ValidateEverySteps
 from llm_core.store.resume import forget_foreign_places
+from loss_callbacks import CONFIG, Rows, train
 from pytorch_lightning.callbacks import ModelCheckpoint
-from witness import CONFIG, Rows, train
 
 
 class Seen(pl.Callback):

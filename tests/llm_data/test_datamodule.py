@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from batch_recorder import Recorder, own_text, recorded, train
 from llm_data.datamodule import LLMDataModule
 from llm_data.shards.manifest import ShardError
 from llm_data.text.corpora import Corpus, CorpusError, load_corpus
 from llm_data.tokenizers.fast import tokenizer_hash, train_fast_tokenizer
-from recorder import Recorder, own_text, recorded, train
 
 from course.lightning_tools import quiet
 
@@ -406,7 +406,7 @@ def test_killed_at_random_steps(text, tmp_path, reference):
     draw = random.Random(0)
     kills = [draw.randint(2, 10), draw.randint(11, 20)]
     for kill in [*kills, None]:
-        command = [sys.executable, "-m", "recorder", str(text), str(tmp_path), str(log), str(TOTAL)]
+        command = [sys.executable, "-m", "batch_recorder", str(text), str(tmp_path), str(log), str(TOTAL)]
         environment = {**os.environ, "PYTHONPATH": SEARCH_PATH}
         child = subprocess.Popen(command, env=environment)
         deadline = time.monotonic() + 150
@@ -437,7 +437,7 @@ def test_ranks_change_between_runs(text, tmp_path, before, after, reference):
         else:
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
             environment = {**os.environ, "PYTHONPATH": SEARCH_PATH, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run([*command, "-m", "recorder", *arguments], env=environment, capture_output=True)
+            done = subprocess.run([*command, "-m", "batch_recorder", *arguments], env=environment, capture_output=True)
             assert done.returncode == 0, done.stderr.decode()
         seen += recorded(log)
     rows = [tuple(row) for step in seen for row in step["rows"]]

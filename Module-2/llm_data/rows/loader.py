@@ -173,15 +173,15 @@ class StatefulLoader:
 
     def _shares(self, order: np.ndarray) -> Iterator[np.ndarray]:
         """This rank's rows of each step that is left."""
-        at = self.rows_done
+        start = self.rows_done
         for _ in range(self._steps_left()):
-            rows = self._step_rows(len(order) - at)
+            rows = self._step_rows(len(order) - start)
             if rows == self.batch_size * self.world_size:
-                first = at + self.rank * self.batch_size
+                first = start + self.rank * self.batch_size
                 yield order[first : first + self.batch_size]
             else:
-                yield np.array_split(order[at : at + rows], self.world_size)[self.rank]
-            at += rows
+                yield np.array_split(order[start : start + rows], self.world_size)[self.rank]
+            start += rows
 
     def _batches(self, shares: Iterator[np.ndarray]) -> Iterator[Batch]:
         if not self.num_workers:

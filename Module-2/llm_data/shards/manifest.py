@@ -103,8 +103,9 @@ class Built:
     damaged: tuple[str, ...]
 
     def __str__(self) -> str:
-        of = self.manifest
-        text = f"{of.corpus}, {of.split}: {of.documents:,} documents, {of.tokens:,} tokens in {len(of.shards)} shards"
+        made = self.manifest
+        counts = f"{made.documents:,} documents, {made.tokens:,} tokens in {len(made.shards)} shards"
+        text = f"{made.corpus}, {made.split}: {counts}"
         text += f" ({len(self.written)} written, {len(self.kept)} kept)"
         return text + (f"; damaged and rebuilt: {', '.join(self.damaged)}" if self.damaged else "")
 

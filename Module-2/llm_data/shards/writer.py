@@ -196,14 +196,19 @@ def digest_of(corpus: Corpus, shard_characters: int) -> str:
 
 
 def _write_shard(
-    folder: Path, name: str, documents: list[str], text_sha256: str, tokenizer: PreTrainedTokenizerFast, of: Manifest
+    folder: Path,
+    name: str,
+    documents: list[str],
+    text_sha256: str,
+    tokenizer: PreTrainedTokenizerFast,
+    manifest: Manifest,
 ) -> Shard:
     tokens: list[np.ndarray] = []
     lengths: list[int] = []
     for portion in _portions(documents, PORTION_CHARACTERS):
         for ids in encode_documents(tokenizer, portion):
-            whole = [*of.begin_of_text, *ids, of.end_of_text]
-            tokens.append(np.array(whole, dtype=of.dtype))
+            whole = [*manifest.begin_of_text, *ids, manifest.end_of_text]
+            tokens.append(np.array(whole, dtype=manifest.dtype))
             lengths.append(len(whole))
     paths = shard_paths(folder, name)
     arrays: tuple[np.ndarray, np.ndarray] = (np.concatenate(tokens), np.array(lengths, dtype=np.uint32))

@@ -123,9 +123,14 @@ class CrossBlock(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(
-        self, x: Hidden, by: Rotary, source: Source, source_mask: SourceMask | None, cache: KeyValueCache | None = None
+        self,
+        x: Hidden,
+        rotation: Rotary,
+        source: Source,
+        source_mask: SourceMask | None,
+        cache: KeyValueCache | None = None,
     ) -> Hidden:
-        x = x + self.self_attn(self.input_layernorm(x), by, None, cache)  # no mask: causal
+        x = x + self.self_attn(self.input_layernorm(x), rotation, None, cache)  # no mask: causal
         x = x + self.cross_attn(self.cross_layernorm(x), source, source_mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -193,11 +198,11 @@ class EncoderDecoder(nn.Module):
         if before and time > 1:
             raise ValueError(f"{time} tokens behind a cache of {before}; the decoder then takes one token a call")
         positions = torch.arange(before, before + time, device=source.device)[None]
-        by = rotary(positions, self.config.head_dim, self.config.rope_theta)
+        rotation = rotary(positions, self.config.head_dim, self.config.rope_theta)
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         x = self.encoder.embed_tokens(decoder_input_ids)
         for layer in self.layers:
-            x = layer(x, by, source, mask, cache)
+            x = layer(x, rotation, source, mask, cache)
         return self.lm_head(self.norm(x))
 
     def forward(

@@ -53,7 +53,7 @@ def mask_tokens(
     special: Bool[Tensor, "batch time"],
     mask_token_id: int,
     vocab_size: int,
-    how: Masking,
+    masking: Masking,
     generator: torch.Generator | None = None,
 ) -> Masked:
     """Choose tokens and hide them. From one seed the result is that of `DataCollatorForLanguageModeling`, id by id.
@@ -63,7 +63,7 @@ def mask_tokens(
         special: True for tokens that are never chosen: padding, ends of text.
         mask_token_id: the id of [MASK].
         vocab_size: random tokens are drawn from all ids below it, as BERT draws them.
-        how: the shares.
+        masking: the shares.
         generator: of the draws; the global one by default.
     """
 
@@ -71,13 +71,13 @@ def mask_tokens(
         return torch.bernoulli(torch.full(input_ids.shape, float(share)), generator=generator).bool()
 
     # The order of the draws is the library's: chosen, replaced by [MASK], replaced by a random token, which one.
-    shares = torch.full(input_ids.shape, float(how.mlm_probability)).masked_fill(special.cpu(), 0.0)
+    shares = torch.full(input_ids.shape, float(masking.mlm_probability)).masked_fill(special.cpu(), 0.0)
     chosen = torch.bernoulli(shares, generator=generator).bool()
-    masked = chosen & draw(how.mask_replace_prob)
+    masked = chosen & draw(masking.mask_replace_prob)
     inputs = input_ids.masked_fill(masked.to(input_ids.device), mask_token_id)
-    if how.random_replace_prob:
-        left = 1 - how.mask_replace_prob
-        replaced = chosen & ~masked & draw(min(1.0, how.random_replace_prob / left))
+    if masking.random_replace_prob:
+        left = 1 - masking.mask_replace_prob
+        replaced = chosen & ~masked & draw(min(1.0, masking.random_replace_prob / left))
         words = torch.randint(vocab_size, input_ids.shape, generator=generator)
         inputs = torch.where(replaced.to(inputs.device), words.to(inputs.device), inputs)
     return Masked(inputs, input_ids.masked_fill(~chosen.to(input_ids.device), IGNORE_INDEX))

@@ -70,9 +70,11 @@ def segments(items: int, count: int, generator: torch.Generator | None = None) -
     return torch.diff(cuts, prepend=torch.tensor([0]), append=torch.tensor([items]))
 
 
-def noise_mask(length: int, how: SpanCorruption, generator: torch.Generator | None = None) -> Bool[Tensor, " time"]:
+def noise_mask(
+    length: int, corruption: SpanCorruption, generator: torch.Generator | None = None
+) -> Bool[Tensor, " time"]:
     """True for the tokens to hide. What is seen and what is hidden alternate, and a text begins with what is seen."""
-    noise, spans = how.counts(length)
+    noise, spans = corruption.counts(length)
     lengths = torch.stack([segments(length - noise, spans, generator), segments(noise, spans, generator)], dim=1)
     return torch.tensor([False, True]).repeat(spans).repeat_interleave(lengths.flatten())
 
@@ -127,10 +129,10 @@ def restore(
 def corrupt_rows(
     rows: Int[Tensor, "batch time"],
     sentinels: Sentinels,
-    how: SpanCorruption,
+    corruption: SpanCorruption,
     generator: torch.Generator | None = None,
 ) -> Corrupted:
     """A batch of rows of one length, each with spans of its own; none needs padding, since the counts depend on the
     length alone."""
-    each = [corrupt(row, noise_mask(len(row), how, generator), sentinels) for row in rows]
+    each = [corrupt(row, noise_mask(len(row), corruption, generator), sentinels) for row in rows]
     return Corrupted(torch.stack([one.inputs for one in each]), torch.stack([one.targets for one in each]))

@@ -1,6 +1,6 @@
 """Callbacks for runs under test, given to `babygpt` by name; a small text; run as a module, a training job of ranks.
 
-python -m torch.distributed.run --nproc-per-node=2 -m witness OUT
+python -m torch.distributed.run --nproc-per-node=2 -m loss_callbacks OUT
 """
 
 import json

@@ -1,6 +1,6 @@
 """A model that learns nothing and writes down what it is shown; run as a module, a training run to be killed.
 
-python -m recorder TEXT FOLDER LOG STEPS [--one-epoch]
+python -m batch_recorder TEXT FOLDER LOG STEPS [--one-epoch]
 """
 
 import json
