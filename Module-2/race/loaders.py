@@ -68,6 +68,7 @@ def memory() -> int:
 
 def build_ours(documents: list[str], tokenizer: Any, folder: Path, arguments: argparse.Namespace) -> Callable[[], Any]:
     from llm_data.rows.loader import StatefulLoader
+    from llm_data.rows.packing import Packing
     from llm_data.rows.table import RowTable, build_table
     from llm_data.shards.reader import TokenShards
     from llm_data.shards.writer import build_shards
@@ -75,7 +76,7 @@ def build_ours(documents: list[str], tokenizer: Any, folder: Path, arguments: ar
 
     corpus = Corpus("race", "race", "", lambda: iter(documents), val_percent=0, test_percent=0)
     build_shards(corpus, "train", tokenizer, folder, num_workers=arguments.processes, progress=False)
-    packing = "best_fit" if "best_fit" in arguments.contender else "concat"
+    packing: Packing = "best_fit" if "best_fit" in arguments.contender else "concat"
     table = build_table(TokenShards(folder), folder / "rows", arguments.context, packing, 0, tokenizer.pad_token_id)
 
     return lambda: StatefulLoader(RowTable(table), arguments.batch_size, drop_last=True)
@@ -120,7 +121,10 @@ def build_lists(documents: list[str], tokenizer: Any, folder: Path, arguments: a
         batch = torch.tensor(rows)
         return {"input_ids": batch, "labels": batch.clone()}
 
-    return lambda: DataLoader(rows, batch_size=arguments.batch_size, shuffle=True, drop_last=True, collate_fn=collate)
+    examples: Any = rows  # a list serves as a dataset
+    return lambda: DataLoader(
+        examples, batch_size=arguments.batch_size, shuffle=True, drop_last=True, collate_fn=collate
+    )
 
 
 BUILDERS = {"ours": build_ours, "ours, best_fit": build_ours, "datasets.map": build_datasets, "lists": build_lists}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from racer import CONTEXT, Recipe
+from adjustable_gpt import CONTEXT, Recipe
 from torch import Tensor, nn
 
 STEPS = 2000

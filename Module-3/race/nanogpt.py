@@ -22,14 +22,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from adjustable_gpt import CONTEXT, Recipe, Training, parameters_of
 from baseline import STEPS, NanoGPT, evaluate, split
 from llm_data.text.corpora import load_corpus
-from racer import CONTEXT, Recipe, Training, parameters_of
 from torch import Tensor
 
 from course import scale
@@ -144,7 +145,7 @@ def ladder(checkout: Path, text: str, seed: int, part: float = 1 / 8) -> list[di
             start = 0.0
         else:
             recipe = replace(recipe, rotary=True, **change)
-            make = lambda steps, chosen=recipe: Training(chosen, train, symbols, steps, seed)  # noqa: E731
+            make = partial(Training, recipe, train, symbols, seed=seed)
         trial = make(100)
         start = warm_up(trial, train, symbols) if change is not None else 0.0
         for _ in range(40):  # the first steps of both are dropped
@@ -190,9 +191,8 @@ def trainer(checkout: Path, text: str, compiled: bool) -> list[dict[str, Any]]:
     if compiled:
         model.compile()
     rows = (train[: len(train) // CONTEXT * CONTEXT]).view(-1, CONTEXT)
-    loader = torch.utils.data.DataLoader(
-        [{"input_ids": row, "labels": row} for row in rows], batch_size=12, shuffle=True, drop_last=True  # type: ignore[arg-type]
-    )  # fmt: skip
+    examples: Any = [{"input_ids": row, "labels": row} for row in rows]  # a list serves as a dataset
+    loader: Any = torch.utils.data.DataLoader(examples, batch_size=12, shuffle=True, drop_last=True)
     times: dict[str, list[float]] = {"nanoGPT": [], "ours": []}
 
     class Turns(pl.Callback):
@@ -204,7 +204,7 @@ def trainer(checkout: Path, text: str, compiled: bool) -> list[dict[str, Any]]:
             if trainer.global_step > 40:
                 times["ours"].append((time.perf_counter() - self.begun) / 20)
             before = nano.seconds
-            for _ in range(20):
+            for _step in range(20):
                 nano.step()
             if trainer.global_step > 40:
                 times["nanoGPT"].append((nano.seconds - before) / 20)

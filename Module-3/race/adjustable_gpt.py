@@ -1,4 +1,6 @@
-"""What races: a small GPT whose parts can be changed one at a time, its optimisers, its batches.
+"""A small GPT of characters whose parts can be changed one at a time, its optimisers, its batches.
+
+It is the race's own model, and not the package's `GPT`.
 
 Parameters and numbers are for tiny Shakespeare by characters; the lesson that explains them is Module 3's second.
 """
@@ -99,7 +101,7 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(width, bias=False)
 
 
-class Racer(nn.Module):
+class AdjustableGPT(nn.Module):
     """The model; called with ids and targets it gives the mean loss."""
 
     def __init__(self, recipe: Recipe, vocab_size: int, layers: int = 4, heads: int = 4) -> None:
@@ -112,8 +114,7 @@ class Racer(nn.Module):
         self.norm = RMSNorm(width) if recipe.rms else LayerNorm(width)
         half = torch.arange(0, width // heads, 2) / (width // heads)
         angles = torch.arange(CONTEXT)[:, None] / 10_000**half
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        self.cos, self.sin = nn.Buffer(angles.cos()), nn.Buffer(angles.sin())
         small = math.sqrt(2 / (5 * width)) if recipe.wide_init else 0.02
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:  # what is added to the residual stream 2 x layers times begins smaller
@@ -164,6 +165,7 @@ class Muon:
     def step(self) -> None:
         groups: dict[tuple[int, ...], list[tuple[Tensor, Tensor, bool]]] = {}
         for (parameter, number), average in zip(self.parameters, self.averages, strict=True):
+            assert parameter.grad is not None
             average.lerp_(parameter.grad, 1 - self.momentum)
             update = parameter.grad.lerp(average, self.momentum)
             for part, piece in zip(parameter.chunk(number), update.chunk(number), strict=True):
@@ -204,7 +206,7 @@ class Training:
     def __init__(self, recipe: Recipe, text: Tensor, vocab_size: int, steps: int, seed: int) -> None:
         torch.manual_seed(seed)
         self.recipe, self.steps, self.done, self.seconds = recipe, steps, 0, 0.0
-        self.model = Racer(recipe, vocab_size)
+        self.model = AdjustableGPT(recipe, vocab_size)
         self.run = torch.compile(self.model) if recipe.compiled else self.model
         self.batches = Batches(text, recipe, seed)
         self.muon = None
