@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64] | np.float64  # NumPy gives a scalar, not an array, where no axis is left
-Values = NDArray[Any] | np.generic | float | int | Sequence[Any]  # what can become a node
+Values = NDArray[Any] | np.generic | float | Sequence[Any]  # what can become a node
 
 
 class Node:
@@ -57,7 +57,7 @@ class Node:
         out.pass_back = lambda grad: (grad * other.data, grad * self.data)
         return out
 
-    def __pow__(self, exponent: float | int) -> Node:
+    def __pow__(self, exponent: float) -> Node:
         out = Node(self.data**exponent, (self,), f"^{exponent:g}")
         out.pass_back = lambda grad: (grad * exponent * self.data ** (exponent - 1),)
         return out

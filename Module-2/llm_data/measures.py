@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def bits_per_byte(loss: float | int, num_tokens: float | int, num_bytes: float | int) -> float:
+def bits_per_byte(loss: float, num_tokens: float, num_bytes: float) -> float:
     """Cost of a text in bits for each byte of its UTF-8 form: comparable between models of any vocabularies.
 
     Gao et al. 2020, *The Pile*, section 3.1 (arXiv:2101.00027).

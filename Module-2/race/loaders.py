@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 CONTENDERS = {
     "ours": "LLMDataModule's shards and loader, concat",
@@ -114,17 +114,15 @@ def build_lists(documents: list[str], tokenizer: Any, folder: Path, arguments: a
     from torch.utils.data import DataLoader
 
     ids = [token for document in tokenizer(documents)["input_ids"] for token in (*document, tokenizer.eos_token_id)]
-    size = arguments.context
-    rows = [ids[start : start + size] for start in range(0, len(ids) - size + 1, size)]
+    time = arguments.context
+    rows = [ids[start : start + time] for start in range(0, len(ids) - time + 1, time)]
 
     def collate(rows: list[list[int]]) -> dict[str, Any]:
         batch = torch.tensor(rows)
         return {"input_ids": batch, "labels": batch.clone()}
 
-    examples: Any = rows  # a list serves as a dataset
-    return lambda: DataLoader(
-        examples, batch_size=arguments.batch_size, shuffle=True, drop_last=True, collate_fn=collate
-    )
+    size, examples = arguments.batch_size, cast(Any, rows)  # a list serves as a dataset
+    return lambda: DataLoader(examples, batch_size=size, shuffle=True, drop_last=True, collate_fn=collate)
 
 
 BUILDERS = {"ours": build_ours, "ours, best_fit": build_ours, "datasets.map": build_datasets, "lists": build_lists}

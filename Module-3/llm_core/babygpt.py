@@ -66,8 +66,8 @@ class BabyGPT(pl.LightningModule):
 
     def __init__(
         self, model: GPTConfig | nn.Module, learning_rate: float = 1e-3, warmup_steps: int = 100,
-        min_lr_ratio: float | int = 0.1, weight_decay: float | int = 0.1,
-        betas: tuple[float | int, float | int] = (0.9, 0.95), loss_chunk: int = 0,
+        min_lr_ratio: float = 0.1, weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95), loss_chunk: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         for name, value, allowed, holds in (

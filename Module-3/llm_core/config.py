@@ -37,7 +37,7 @@ class GPTConfig:
     num_key_value_heads: int = 0
     max_position_embeddings: int = 256
     rms_norm_eps: float = 1e-6
-    rope_theta: float | int = 10_000.0
+    rope_theta: float = 10_000.0
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True

@@ -73,7 +73,7 @@ class Watch(pl.Callback):
 
     def __init__(self, texts: Mapping[str, HeldOut], steps: Collection[int]) -> None:
         self.texts, self.steps = texts, steps
-        self.points: list[dict[str, float | int]] = []
+        self.points: list[dict[str, float]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._measure(0, pl_module)
@@ -116,7 +116,7 @@ def batches(data: LLMDataModule, rows: int, seed: int, replay: LLMDataModule | N
 def fine_tune(
     model: nn.Module, train: Iterable[Batch], texts: Mapping[str, HeldOut], steps: int = 80,
     learning_rate: float = 1e-3, measure_at: Collection[int] | None = None, accelerator: str = "cpu", seed: int = 0,
-) -> tuple[nn.Module, list[dict[str, float | int]]]:  # fmt: skip
+) -> tuple[nn.Module, list[dict[str, float]]]:  # fmt: skip
     """Train a copy of a model with `BabyGPT`, and measure on the way.
 
     Args:

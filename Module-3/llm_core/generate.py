@@ -41,10 +41,10 @@ class Sampling:
     """
 
     max_new_tokens: int = 100
-    temperature: float | int = 1.0
+    temperature: float = 1.0
     top_k: int = 0
-    top_p: float | int = 1.0
-    repetition_penalty: float | int = 1.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
     stop_ids: tuple[int, ...] = ()
     suppress_tokens: tuple[int, ...] = ()
     seed: int = 0
@@ -64,7 +64,7 @@ class Sampling:
                 raise ValueError(f"{name}={getattr(self, name)} must be {allowed}")
 
 
-def penalise(logits: Logits, seen: Int[Tensor, "batch seen"], penalty: float | int) -> Logits:
+def penalise(logits: Logits, seen: Int[Tensor, "batch seen"], penalty: float) -> Logits:
     """Make tokens of `seen` less likely (for a penalty above 1)."""
     chosen = logits.gather(1, seen)
     return logits.scatter(1, seen, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
@@ -76,7 +76,7 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
     return logits.masked_fill(logits < smallest, -torch.inf)
 
 
-def keep_top_p(logits: Logits, p: float | int) -> Logits:
+def keep_top_p(logits: Logits, p: float) -> Logits:
     """-inf for all but the smallest set of likeliest tokens whose probabilities reach p."""
     ordered, places = logits.sort(descending=False)
     rest = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - p  # what lies below the set, together

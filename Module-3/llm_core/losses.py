@@ -33,7 +33,7 @@ def kl_divergence(p: Distribution, q: Distribution) -> Scalar:
     return cross_entropy(p, q) - entropy(p)
 
 
-def perplexity(loss: float | int) -> float:
+def perplexity(loss: float) -> float:
     """exp(loss in nats): the number of equally likely tokens that would be as hard to guess. `inf` where that is too
     large for a float."""
     return math.inf if loss > 709 else math.exp(loss)

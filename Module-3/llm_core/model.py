@@ -45,7 +45,7 @@ class Rotary(NamedTuple):
     sin: Tensor
 
 
-def rotary(position_ids: Positions, head_dim: int, theta: float | int) -> Rotary:
+def rotary(position_ids: Positions, head_dim: int, theta: float) -> Rotary:
     """The rotations of positions: frequency i of D/2 is theta^(-2i/D), and serves channels i and i + D/2.
 
     Su et al. 2021, eq. 34, with the pairing of Llama's published weights (i with i + D/2, not 2i with 2i + 1).

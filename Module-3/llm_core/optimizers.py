@@ -24,7 +24,7 @@ class AdamW(Optimizer):
 
     def __init__(
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        weight_decay: float | int = 1e-2, l2: bool = False,
+        weight_decay: float = 1e-2, l2: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "l2": l2})
 
@@ -42,7 +42,7 @@ class AdamW(Optimizer):
 
 def update(
     parameter: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any], *, lr: float, betas: tuple[float, float],
-    eps: float, weight_decay: float | int, l2: bool,
+    eps: float, weight_decay: float, l2: bool,
 ) -> None:  # fmt: skip
     """One step of one parameter, in place."""
     if not state:
@@ -59,7 +59,7 @@ def update(
     parameter.sub_(lr * mean / (square.sqrt() + eps))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float | int) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices, which decay, and the rest (norms, biases), which do not. A tied matrix counts once."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [

@@ -364,7 +364,7 @@ ERRORS = {
     ),
     "two models": (["fit", *MINE, "--model.pretrained", "nowhere"], "has no effect beside model.pretr"),
     "no model": (["fit", "--model.pretrained", "./nowhere"], "./nowhere"),
-    "no model to sample": (["sample", "nowhere", "--prompt", "x"], "nowhere: no such checkpoint"),
+    "no model to sample": (["sample", "nowhere", "--prompt", "x"], "nowhere: no such folder or checkpoint"),
     "an empty folder": (["sample", ".", "--prompt", "x"], "has no config.json; give a run of babygpt"),
     "temperature": (["sample", "RUN", "--prompt", "x", "--temperature", "-1"], "temperature=-1.0 must be 0 or more"),
     "num_samples": (["sample", "RUN", "--prompt", "x", "--num_samples", "0"], "num_samples=0 must be from 1 to 10000"),
@@ -561,7 +561,7 @@ def test_an_interrupted_export_can_be_run_again(finished, here, monkeypatch, cap
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("llm_core.cli.save_folder", stopped)
+        patch.setattr("llm_core.cli.save_model", stopped)
         assert main(["export", str(finished / "run"), "folder"]) == 130
     assert not Path("folder").exists()
     monkeypatch.undo()
@@ -619,7 +619,7 @@ def test_on_a_full_disk_no_half_of_a_folder_is_left(finished, here, monkeypatch,
         (folder / "config.json").touch()
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("llm_core.cli.save_folder", full)
+    monkeypatch.setattr("llm_core.cli.save_model", full)
     assert main(["export", str(finished / "run"), "folder"]) == 1
     assert capsys.readouterr().err == "babygpt: folder cannot be written (No space left on device)\n"
     assert list(here.iterdir()) == []

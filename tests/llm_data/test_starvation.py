@@ -218,7 +218,7 @@ def test_bad_numbers_are_refused_by_name(call: Any, message: str) -> None:
         call()
 
 
-def bar(name: str, start: float | int, end: float | int, category: str = "", thread: str = "main") -> Span:
+def bar(name: str, start: float, end: float, category: str = "", thread: str = "main") -> Span:
     return Span(name, start, end, thread, category)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 MAIN_PROCESS = -1
-Seconds = float | int
+Seconds = float
 
 
 def step_time(load: Seconds, compute: Seconds, workers: int) -> float:

@@ -26,8 +26,8 @@ class Span:
     """One bar of a trace. Times in seconds; `thread` tells apart what runs side by side."""
 
     name: str
-    start: float | int
-    end: float | int
+    start: float
+    end: float
     thread: str = ""
     category: str = ""
 
@@ -88,7 +88,7 @@ def named(spans: Sequence[Span], beginning: str) -> list[Span]:
     return found
 
 
-def covered(spans: Sequence[Span], start: float | int, end: float | int) -> float:
+def covered(spans: Sequence[Span], start: float, end: float) -> float:
     """Seconds between `start` and `end` in which at least one of the spans runs. Nested spans count once."""
     seconds = 0.0
     reached = start
@@ -100,7 +100,7 @@ def covered(spans: Sequence[Span], start: float | int, end: float | int) -> floa
     return seconds
 
 
-def steady_window(spans: Sequence[Span], step: str, skip: int = 1) -> tuple[float | int, float | int]:
+def steady_window(spans: Sequence[Span], step: str, skip: int = 1) -> tuple[float, float]:
     """From the start of span number `skip` of that name to the start of the last one: whole steps, and nothing else.
 
     The first steps (filling, warm-up) and the end of an epoch (workers shut down) are so left out.

@@ -53,8 +53,8 @@ class Corpus:
     source: str
     fingerprint: str
     read: Callable[[], Iterator[str]]
-    val_percent: float | int = 5.0
-    test_percent: float | int = 5.0
+    val_percent: float = 5.0
+    test_percent: float = 5.0
 
     def __post_init__(self) -> None:
         for name, share in (("val_percent", self.val_percent), ("test_percent", self.test_percent)):
@@ -99,8 +99,8 @@ class Corpus:
 def load_corpus(
     name: str,
     *,
-    val_percent: float | int = 5.0,
-    test_percent: float | int = 5.0,
+    val_percent: float = 5.0,
+    test_percent: float = 5.0,
     errors: Literal["strict", "replace"] = "strict",
 ) -> Corpus:
     """The corpus of that name.

@@ -16,7 +16,7 @@ class LossFit:
     alpha: float
     beta: float
 
-    def loss(self, parameters: float | int, tokens: float | int) -> float:
+    def loss(self, parameters: float, tokens: float) -> float:
         """L(N, D)."""
         return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
 
@@ -36,7 +36,7 @@ class Split(NamedTuple):
     tokens: float
 
 
-def optimal_split(compute: float | int, fit: LossFit) -> Split:
+def optimal_split(compute: float, fit: LossFit) -> Split:
     """The N and D of lowest loss among those with 6 N D = `compute` FLOPs. Hoffmann et al. 2022, section 3.3.
 
     Where the loss is lowest, alpha A / N^alpha = beta B / D^beta.

@@ -21,7 +21,7 @@ def peak_flops(device_name: str) -> float | None:
     return PEAK_FLOPS.get(device_name)
 
 
-def days(flops: float | int, peak: float | int, mfu: float | int, gpus: int = 1) -> float:
+def days(flops: float, peak: float, mfu: float, gpus: int = 1) -> float:
     """Days for `flops` on `gpus` devices of `peak` FLOP/s each, of which a share `mfu` arrives in the model.
 
     Args:

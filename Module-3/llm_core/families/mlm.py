@@ -26,9 +26,9 @@ class Masking:
         ValueError: for shares that cannot be.
     """
 
-    mlm_probability: float | int = 0.15
-    mask_replace_prob: float | int = 0.8
-    random_replace_prob: float | int = 0.1
+    mlm_probability: float = 0.15
+    mask_replace_prob: float = 0.8
+    random_replace_prob: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob"):
@@ -67,7 +67,7 @@ def mask_tokens(
         generator: of the draws; the global one by default.
     """
 
-    def draw(share: float | int) -> Tensor:
+    def draw(share: float) -> Tensor:
         return torch.bernoulli(torch.full(input_ids.shape, float(share)), generator=generator).bool()
 
     # The order of the draws is the library's: chosen, replaced by [MASK], replaced by a random token, which one.

@@ -31,7 +31,7 @@ class SpanCorruption:
     """
 
     noise_density: float = 0.15
-    mean_noise_span_length: float | int = 3.0
+    mean_noise_span_length: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_density < 1:
