@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llm_core.foreign import Questions, forward_options, refuse_unless_it_fits
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
-from llm_core.optimizers import gradients_of, parameter_groups
+from llm_core.optimizers import gradients_of, parameter_groups, rate_factor
 from llm_core.store.checkpoints import describe
 from llm_core.store.registry import pretrained_model
 from llm_core.store.resume import (
@@ -134,9 +134,6 @@ class BabyGPT(pl.LightningModule):
         return [RandomState()]
 
     def configure_optimizers(self) -> Any:
-        # Here, since it imports peft and bitsandbytes, seconds that only training needs to wait.
-        from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup_lr_rate
-
         steps, warmup = self.trainer.estimated_stepping_batches, self.hparams["warmup_steps"]
         if math.isinf(steps):
             raise ValueError("the schedule needs the length of the run: give the Trainer max_steps or max_epochs")
@@ -147,12 +144,9 @@ class BabyGPT(pl.LightningModule):
             groups, lr=self.hparams["learning_rate"], betas=self.hparams["betas"],
             fused=self.trainer.precision != "16-mixed",  # a fused step unscales by itself, and forbids clipping before
         )  # fmt: skip
-        scheduler = get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
-            optimizer, warmup, int(steps), min_lr_rate=self.hparams["min_lr_ratio"]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor(step, warmup, int(steps), self.hparams["min_lr_ratio"])
         )
-        # Past the last step, the one of index steps - 1, the cosine would rise again.
-        rate = scheduler.lr_lambdas[0]
-        scheduler.lr_lambdas = [lambda step: rate(min(step, int(steps) - 1))] * len(groups)
         # Lightning's default interval is the epoch: the rate would stay at its first value for a whole one.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

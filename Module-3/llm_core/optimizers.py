@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,24 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def rate_factor(step: int, warmup_steps: int, steps: int, min_lr_ratio: float) -> float:
+    """The share of the highest learning rate that a step takes: a line up, half a cosine down, and level from there.
+
+    Loshchilov and Hutter 2017, eq. 5, behind a warm-up; equal to transformers' `cosine_warmup_with_min_lr` up to the
+    last step, past which that one rises again.
+
+    Args:
+        step: counted from 0.
+        warmup_steps: the step of this number is the first of the cosine.
+        steps: of the whole run; its last has `min_lr_ratio`.
+        min_lr_ratio: share that is left at the end.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = (min(step, steps - 1) - warmup_steps + 1) / max(1, steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done)) * (1 - min_lr_ratio) + min_lr_ratio
 
 
 def gradients_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

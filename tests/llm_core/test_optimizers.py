@@ -1,9 +1,12 @@
 """AdamW and its L2 sibling against torch's."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from llm_core.model import GPT, GPTConfig
-from llm_core.optimizers import AdamW, parameter_groups
+from llm_core.optimizers import AdamW, parameter_groups, rate_factor
 
 
 def train(make, steps=50):
@@ -70,3 +73,28 @@ def test_matrices_decay_and_nothing_else(tied):
     assert not any("norm" in names[id(parameter)] for parameter in decay["params"])
     together = [id(parameter) for parameter in (*decay["params"], *rest["params"])]
     assert sorted(together) == sorted(key for key, name in names.items() if "layers.0.self_attn.q_proj" not in name)
+
+
+@pytest.mark.parametrize(("warmup", "steps", "least"), [(0, 10, 0.1), (1, 7, 0.0), (30, 300, 0.25), (99, 100, 1.0)])
+def test_the_rates_are_those_of_transformers_and_stay_low_after_the_end(warmup, steps, least):
+    from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup_lr_rate as theirs
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    expected = theirs(optimizer, warmup, steps, min_lr_rate=least).lr_lambdas[0]
+    assert [rate_factor(step, warmup, steps, least) for step in range(steps)] == [expected(i) for i in range(steps)]
+    assert rate_factor(steps - 1, warmup, steps, least) == pytest.approx(least)
+    assert {rate_factor(step, warmup, steps, least) for step in range(steps, 3 * steps)} == {expected(steps - 1)}
+
+
+def test_a_training_step_imports_neither_peft_nor_bitsandbytes():
+    """Seconds for every process that trains."""
+    code = (
+        "import sys, pytorch_lightning as pl, torch\nfrom llm_core import BabyGPT, GPTConfig\n"
+        "rows = [{'input_ids': torch.arange(8), 'labels': torch.arange(8)}] * 4\n"
+        "trainer = pl.Trainer(max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,"
+        " enable_model_summary=False, accelerator='cpu')\n"
+        "trainer.fit(BabyGPT(GPTConfig(9, 16), warmup_steps=1), torch.utils.data.DataLoader(rows, batch_size=2))\n"
+        "assert not {'peft', 'bitsandbytes', 'datasets'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
