@@ -99,7 +99,7 @@ def _direction(given: float, wanted: float, tries: int) -> str:
 
 
 def _number(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) in ((), (1,)) else value
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 
 def _size(value: Any) -> int:

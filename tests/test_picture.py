@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,20 @@ def picture() -> ModuleType:
 def test_the_picture_says_what_the_notebooks_say() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_claims_are_those_of_notebooks() -> None:
+    shown = [
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("holds  ")
+    ]
+    printed = {
+        line
+        for path in ROOT.glob("*/notebooks/*.ipynb")
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", [])
+        for line in "".join(output.get("text", [])).splitlines()
+    }
+    assert len(shown) == 4 and set(shown) <= printed
 
 
 def test_the_picture_is_small_and_can_be_made_again(picture: ModuleType, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Pair:
         (..., 3.25, "it is still `...`"),
         ([1, 2], 3.25, "it is a list, and one number is wanted"),
         ("7", 7, "it is a str, and one number is wanted"),
+        (torch.ones(1), 3.25, "it is a Tensor, and one number is wanted"),
         (7, "seven", "it is a int, and a str is wanted"),
         (SQUARE.tolist(), SQUARE, "it is a list, and a Tensor of shape (2, 2) is wanted"),
         (SQUARE.flatten(), SQUARE, "it has the shape (4,), and (2, 2) is wanted"),
