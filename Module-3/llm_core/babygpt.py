@@ -19,7 +19,7 @@ from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
 from llm_core.optimizers import gradients_of, parameter_groups, rate_factor
 from llm_core.store.checkpoints import describe
-from llm_core.store.registry import pretrained_model
+from llm_core.store.registry import load_model
 from llm_core.store.resume import (
     forget_foreign_places,
     refuse_another_shape,
@@ -95,7 +95,7 @@ class BabyGPT(pl.LightningModule):
         Raises:
             ValueError: when there is no such model, or no network.
         """
-        return cls(pretrained_model(name_or_path), **options)
+        return cls(load_model(name_or_path, transformers=True)[0], **options)
 
     def forward(self, input_ids: Tensor, **others: Tensor) -> Tensor:
         """Logits, (batch, time, vocab).

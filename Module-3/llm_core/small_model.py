@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from course.lightning_tools import ProgressLine, quiet
 from llm_core.babygpt import BabyGPT
 from llm_core.model import GPT, GPTConfig
-from llm_core.store.hf import save_folder
+from llm_core.store.registry import save_model
 
 CODE = ("small_model", "config", "masks", "model", "babygpt")  # another model is trained when one of these changes
 
@@ -140,7 +140,7 @@ def _train(recipe: Recipe, data: LLMDataModule, folder: Path, accelerator: str) 
     for step, weights in keep.weights.items():
         untied = {name: values.clone() for name, values in weights.items()}  # safetensors keeps no shared memory
         save_file(untied, folder / f"step-{step}.safetensors")
-    save_folder(model, data.tokenizer, folder / "transformers")
+    save_model(model, data.tokenizer, folder / "transformers")
     history = {
         "config": asdict(config), "losses": keep.losses, "val_loss": trainer.callback_metrics["val_loss"].item()
     }  # fmt: skip

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from llm_core.babygpt import BabyGPT, NonFiniteLoss
 from llm_core.model import GPT, GPTConfig
-from llm_core.store.checkpoints import load_checkpoint
+from llm_core.store.registry import load_model
 from llm_data.datamodule import LLMDataModule
 from llm_data.text.corpora import load_corpus
 from loss_callbacks import CONFIG, Rows, own_text, train
@@ -272,7 +272,7 @@ def test_with_a_datamodule(data, tmp_path):
         expected = metrics[f"{split}_loss"] / math.log(2) * manifest.tokens / manifest.text_bytes
         assert metrics[f"{split}_bits_per_byte"] == pytest.approx(expected, rel=1e-5)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    model, tokenizer = load_checkpoint(tmp_path / "a.ckpt")
+    model, tokenizer = load_model(tmp_path / "a.ckpt")
     assert model.config == config
     assert tokenizer("alpha beta").input_ids == data.tokenizer("alpha beta").input_ids
 

@@ -8,7 +8,7 @@ from llm_core.families.encoders import Encoder
 from llm_core.foreign import max_positions, vocab_rows
 from llm_core.generate import Sampling, generate, generate_by_transformers, stop_ids
 from llm_core.model import GPT, GPTConfig
-from llm_core.store.hf import load_folder
+from llm_core.store.registry import load_model
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -63,7 +63,7 @@ def test_a_family_is_as_transformers_has_it_or_refused(family, rows, tmp_path):
         cut = model(ids[:, :-1], use_cache=False).logits
 
     model.save_pretrained(tmp_path)
-    loaded, tokenizer = load_folder(tmp_path)
+    loaded, tokenizer = load_model(tmp_path)
     assert tokenizer is None
     with torch.no_grad():
         again = loaded(ids, **({} if isinstance(loaded, GPT) else {"use_cache": False})).logits

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_core.generate import Sampling, adjust, encode_prompt, generate, generate_by_transformers, sample_texts
 from llm_core.model import GPT, GPTConfig, KeyValueCache
-from llm_core.store.hf import load_folder
+from llm_core.store.registry import load_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace, WhitespaceSplit
@@ -248,7 +248,7 @@ def test_texts_begin_and_end_as_in_transformers_own_pipeline(template, tmp_path)
     words = words_of(60, template)
     turn = words.convert_tokens_to_ids("<turn>")
     llama_folder(tmp_path, words, 63, [words.eos_token_id, turn])
-    model, loaded = load_folder(tmp_path)
+    model, loaded = load_model(tmp_path)
     theirs = pipeline("text-generation", model=str(tmp_path), tokenizer=str(tmp_path))
     ended = 0
     for prompt in [f"w{n} w{n * 7 % 60}" for n in range(1, 30)]:
@@ -271,7 +271,7 @@ def test_a_row_of_the_vocabulary_without_a_token_is_never_written(tmp_path):
     """Models pad their vocabularies to a round number: 80 rows here, 63 tokens."""
     words = words_of(60)
     llama_folder(tmp_path, words, 80, [61])
-    model, loaded = load_folder(tmp_path)
+    model, loaded = load_model(tmp_path)
     with torch.no_grad():  # the rows beyond are the likeliest
         model.lm_head.weight[63:] = 50 * model.lm_head.weight[:17].abs()
     for kind in (model, LlamaForCausalLM.from_pretrained(tmp_path)):

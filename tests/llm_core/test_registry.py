@@ -7,8 +7,7 @@ import socket
 import pytest
 import torch
 from llm_core.model import GPT, GPTConfig
-from llm_core.store.hf import save_pretrained
-from llm_core.store.registry import PAD, load_pretrained
+from llm_core.store.registry import PAD, load_model, save_model, with_padding
 from llm_data.datamodule import LLMDataModule
 from llm_data.tokenizers.fast import character_tokenizer
 from loss_callbacks import own_text
@@ -54,7 +53,7 @@ def folder_of(tmp_path, tokenizer, vocab_size=None):
 def test_padding_gets_a_token_and_the_model_a_row(tmp_path, tokenizer, pad):
     plain = without_pad("<|endoftext|>" if pad == "end" else None)
     before = folder_of(tmp_path, plain)
-    model, loaded = load_pretrained(tmp_path)
+    model, loaded = with_padding(*load_model(tmp_path, transformers=True))
     assert loaded.pad_token == PAD and loaded.pad_token_id == len(plain) != loaded.eos_token_id
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == len(plain) + 1
     assert model.config.pad_token_id == loaded.pad_token_id
@@ -66,7 +65,7 @@ def test_padding_gets_a_token_and_the_model_a_row(tmp_path, tokenizer, pad):
 def test_room_in_the_vocabulary_is_used(tmp_path, tokenizer):
     plain = without_pad()
     folder_of(tmp_path, plain, vocab_size=len(plain) + 30)
-    model, loaded = load_pretrained(tmp_path)
+    model, loaded = with_padding(*load_model(tmp_path, transformers=True))
     assert loaded.pad_token_id == len(plain)
     assert model.config.vocab_size == len(plain) + 30
 
@@ -76,7 +75,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path):
     folder_of(tmp_path, plain)
     plain.add_special_tokens({"pad_token": "<fill>"})
     plain.save_pretrained(tmp_path)
-    model, loaded = load_pretrained(tmp_path)
+    model, loaded = with_padding(*load_model(tmp_path, transformers=True))
     assert loaded.pad_token == "<fill>"
     assert model.config.vocab_size == len(loaded) == len(plain)
 
@@ -84,8 +83,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_rows(tmp_path):
 def test_a_model_of_ours_comes_as_it_is(tmp_path, tokenizer):
     torch.manual_seed(0)
     ours = GPT(GPTConfig(len(tokenizer), hidden_size=32, num_hidden_layers=2)).eval()
-    save_pretrained(ours, tmp_path, tokenizer)
-    model, loaded = load_pretrained(tmp_path)
+    save_model(ours, tokenizer, tmp_path)
+    model, loaded = with_padding(*load_model(tmp_path, transformers=True))
     assert (loaded.pad_token_id, loaded.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
     ids = torch.arange(2, 10)[None]
     torch.testing.assert_close(model(ids).logits, ours(ids).logits, rtol=1e-5, atol=1e-5)
@@ -98,19 +97,19 @@ def test_padding_takes_no_others_id(tmp_path):
     gapped = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
     folder_of(tmp_path, gapped, vocab_size=8)
     with pytest.raises(ValueError, match="share the id 5; give the tokenizer a pad_token"):
-        load_pretrained(tmp_path)
+        with_padding(*load_model(tmp_path, transformers=True))
 
 
 def test_float32_unless_asked(tmp_path, tokenizer):
     model = folder_of(tmp_path, tokenizer)
     copy.deepcopy(model).bfloat16().save_pretrained(tmp_path)
-    assert load_pretrained(tmp_path)[0].dtype == torch.float32
-    assert load_pretrained(tmp_path, torch.bfloat16)[0].dtype == torch.bfloat16
+    assert load_model(tmp_path, transformers=True)[0].dtype == torch.float32
+    assert load_model(tmp_path, transformers=True, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
 def test_what_comes_out_fits_a_datamodule(tmp_path, tokenizer):
     folder_of(tmp_path, without_pad())
-    model, loaded = load_pretrained(tmp_path)
+    model, loaded = with_padding(*load_model(tmp_path, transformers=True))
     data = LLMDataModule(
         f"text:{own_text(tmp_path)}", loaded, context=16, batch_size=2, val_percent=20, cache=tmp_path / "cache",
         progress=False,
@@ -124,7 +123,7 @@ def test_what_comes_out_fits_a_datamodule(tmp_path, tokenizer):
 def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="gives no causal language model") as caught:
-        load_pretrained(tmp_path)
+        with_padding(*load_model(tmp_path, transformers=True))
     assert "\n" not in str(caught.value)
 
 
@@ -135,16 +134,16 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path, tokenizer):
     (tmp_path / "tokenizer_config.json").unlink()
     endless.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="end-of-text token"):
-        load_pretrained(tmp_path)
+        with_padding(*load_model(tmp_path, transformers=True))
 
 
 def test_a_long_story_becomes_one_line(monkeypatch):
     def tell(*_, **__):
         raise OSError("no such id\nIf you meant\nsomething else")
 
-    monkeypatch.setattr("llm_core.store.registry.AutoTokenizer.from_pretrained", tell)
+    monkeypatch.setattr("llm_core.store.registry.AutoModelForCausalLM.from_pretrained", tell)
     with pytest.raises(ValueError) as caught:
-        load_pretrained("some/model")
+        with_padding(*load_model("some/model", transformers=True))
     assert str(caught.value) == "'some/model' gives no causal language model: no such id"
 
 
@@ -157,4 +156,4 @@ def test_weights_that_do_not_fit_are_never_drawn(tmp_path, tokenizer, changes, m
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(ValueError, match=message):
-        load_pretrained(tmp_path)
+        with_padding(*load_model(tmp_path, transformers=True))

@@ -28,7 +28,7 @@ from llm_core.run.callbacks import RunCheckpoints, ValidateEverySteps
 from llm_core.run.place import alone_in, find_checkpoint
 from llm_core.run.preflight import check_numbers, refuse_too_large
 from llm_core.store.checkpoints import AtomicCheckpoints
-from llm_core.store.registry import load_pretrained, place_of
+from llm_core.store.registry import load_model, with_padding
 from llm_core.store.resume import refuse_another_tokenizer, refuse_other_hyperparameters
 
 TRAINER = {
@@ -72,7 +72,7 @@ class ConfiguredGPT(BabyGPT):
     """
 
     def __init__(self, config: GPTConfig, pretrained: str | None = None, **options: Any) -> None:
-        model: Any = config if pretrained is None else load_pretrained(place_of(pretrained))[0]
+        model: Any = config if pretrained is None else with_padding(*load_model(pretrained, transformers=True))[0]
         super().__init__(model=model, **options)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class CLI(LightningCLI):
         Raises:
             ValueError: when another tokenizer lies where the run's would.
         """
-        _, tokenizer = load_pretrained(place_of(pretrained))
+        _, tokenizer = with_padding(*load_model(pretrained, transformers=True))
         if self.config.subcommand != "fit":
             place = Path(self.held.enter_context(tempfile.TemporaryDirectory()))
         elif place.exists():

@@ -79,7 +79,7 @@ def _what_is_wrong(checkpoint: Any) -> str:
     return ""
 
 
-def load_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:
+def model_from_checkpoint(path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:
     """The model of a checkpoint of `BabyGPT`, in evaluation mode, and the tokenizer it was trained with.
 
     Raises:

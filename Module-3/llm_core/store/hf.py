@@ -114,34 +114,28 @@ def _refuse_other_shapes(place: str | Path, failed: str) -> None:
             raise ValueError(f"{failed} {made}")
 
 
-def save_pretrained(model: GPT, folder: Path | str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Write what `LlamaForCausalLM.from_pretrained(folder)` loads, and `AutoTokenizer` where a tokenizer is given.
+def model_from_folder(folder: Path | str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Any]:
+    """A model and its tokenizer (None where there is none): ours for a Llama that it can be, else one of transformers.
 
     Raises:
-        TypeError: for any other model; as a Llama it would load with other logits.
+        FileNotFoundError: when the folder has no configuration.
+        ValueError: when it holds no causal language model, or not all of one.
     """
-    if type(model) is not GPT:
-        raise TypeError(f"{type(model).__name__} is no GPT, and a Llama's folder would make one of it")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # None where there is no tokenizer: LlamaConfig would take 1 and 2, and `generate` stop at an ordinary token.
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    ends: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in names}
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    config = LlamaConfig(**asdict(model.config), **ends, dtype=dtype, architectures=["LlamaForCausalLM"])
-    config.save_pretrained(folder)
-    if model.stop_ids:
-        GenerationConfig(**{**ends, "eos_token_id": list(model.stop_ids)}).save_pretrained(folder)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]  # one matrix, and safetensors keeps each once
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+    try:
+        model: nn.Module = _llama_from_folder(folder, dtype)
+    except ValueError:  # another architecture; or, told by transformers then, weights that do not fit
+        model = pretrained(AutoModelForCausalLM, folder, dtype=dtype).eval()
+    return model, tokenizer_of_folder(folder)
 
 
-def from_pretrained(folder: Path | str, dtype: torch.dtype = torch.float32) -> GPT:
-    """The model of a Llama's folder, in evaluation mode: the same logits as `LlamaForCausalLM.from_pretrained(folder)`.
+def tokenizer_of_folder(folder: Path | str) -> Any:
+    """The tokenizer of a folder of transformers; None where there is none."""
+    there = any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
+    return pretrained(AutoTokenizer, folder) if there else None
+
+
+def _llama_from_folder(folder: Path | str, dtype: torch.dtype) -> GPT:
+    """The model of a Llama's folder, with the same logits as `LlamaForCausalLM.from_pretrained(folder)`.
 
     Raises:
         FileNotFoundError: when the folder has no configuration.
@@ -190,35 +184,36 @@ def read_config(folder: Path | str) -> GPTConfig:
     return config
 
 
-def load_folder(folder: Path | str) -> tuple[nn.Module, Any]:
-    """A model and its tokenizer (None where there is none): ours for a Llama that it can be, else one of transformers.
+def model_to_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: Path | str) -> None:
+    """Write what `AutoModelForCausalLM.from_pretrained(folder)` loads, and `AutoTokenizer` where a tokenizer is given.
 
     Raises:
-        FileNotFoundError: when the folder has no configuration.
-        ValueError: when it holds no causal language model, or not all of one.
+        ValueError: for a model that is neither our `GPT`, which becomes a Llama, nor one of transformers.
     """
     folder = Path(folder)
-    try:
-        model: nn.Module = from_pretrained(folder)
-    except ValueError:  # another architecture; or, told by transformers then, weights that do not fit
-        model = pretrained(AutoModelForCausalLM, folder, dtype=torch.float32).eval()
-    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return model, pretrained(AutoTokenizer, folder) if has_tokenizer else None
-
-
-def save_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: Path | str) -> None:
-    """`save_pretrained` for a model of ours or of transformers, with its tokenizer.
-
-    Raises:
-        ValueError: for another model.
-    """
-    if isinstance(model, GPT):
-        save_pretrained(model, folder, tokenizer)
+    if type(model) is GPT:
+        _llama_to_folder(model, tokenizer, folder)
     elif not isinstance(model, PreTrainedModel):
         wrong = f"{type(model).__name__} is no causal language model that transformers would load"
         raise ValueError(f"{wrong}; save its state_dict with torch.save")
     else:
         body: Any = model
         body.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _llama_to_folder(model: GPT, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # None where there is no tokenizer: LlamaConfig would take 1 and 2, and `generate` stop at an ordinary token.
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ends: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in names}
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    config = LlamaConfig(**asdict(model.config), **ends, dtype=dtype, architectures=["LlamaForCausalLM"])
+    config.save_pretrained(folder)
+    if model.stop_ids:
+        GenerationConfig(**{**ends, "eos_token_id": list(model.stop_ids)}).save_pretrained(folder)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]  # one matrix, and safetensors keeps each once
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from llm_data.tokenizers.fast import vocab_size
@@ -13,15 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from llm_core.foreign import vocab_rows
 from llm_core.store import smollm2
-from llm_core.store.checkpoints import load_checkpoint
-from llm_core.store.hf import load_folder, pretrained, save_folder
+from llm_core.store.checkpoints import model_from_checkpoint
+from llm_core.store.hf import model_from_folder, model_to_folder, pretrained, tokenizer_of_folder
 
 PAD = "<|pad|>"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.ckpt)")
 NAMES = {smollm2.NAME: smollm2.folder}  # models of the course, each with what makes its folder
 
 
-def place_of(name_or_path: str | Path) -> str | Path:
+def _place_of(name_or_path: str | Path) -> str | Path:
     """The folder of a model that the course brings; anything else as it is.
 
     Raises:
@@ -30,29 +31,35 @@ def place_of(name_or_path: str | Path) -> str | Path:
     return NAMES[str(name_or_path)]() if str(name_or_path) in NAMES else name_or_path
 
 
-def load_model(name_or_path: str | Path) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:
-    """A causal language model in evaluation mode, in float32, and its tokenizer (None where it has none).
+def load_model(
+    name_or_path: str | Path, *, transformers: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, PreTrainedTokenizerFast | None]:
+    """A causal language model in evaluation mode and its tokenizer (None where it has none).
 
     Args:
         name_or_path: "smollm2-135m", the real model that the course brings; the folder of a run of `babygpt`, of which
             the best checkpoint is taken, else the last; a checkpoint; a folder of transformers; else an id of the hub.
             What our `GPT` can be becomes one, with the same logits.
+        transformers: keep transformers' own class for what transformers has published or saved, as peft wants it.
+        dtype: of the weights; float32 to train in.
 
     Raises:
         ValueError: when there is no such model, no network, or what is there is damaged.
         FileNotFoundError: when a folder holds neither checkpoints nor a configuration.
     """
-    name_or_path = place_of(name_or_path)
+    name_or_path = _place_of(name_or_path)
     path = Path(os.path.expanduser(name_or_path))
     if path.is_dir():
         found = [path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
         path = next((each for each in found if each.is_file()), path)
-    if path.is_dir():
-        return load_folder(path)
-    if path.exists() or not HUB_ID.fullmatch(str(name_or_path)):
-        return load_checkpoint(path)
-    model = pretrained(AutoModelForCausalLM, name_or_path, dtype=torch.float32).eval()
-    return model, pretrained(AutoTokenizer, name_or_path)
+    if path.is_dir() and not transformers:
+        return model_from_folder(path, dtype)
+    if path.is_file() or not (path.is_dir() or HUB_ID.fullmatch(str(name_or_path))):
+        model, tokenizer = model_from_checkpoint(path)
+        return model.to(dtype), tokenizer
+    place = path if path.is_dir() else name_or_path
+    model = pretrained(AutoModelForCausalLM, place, dtype=dtype).eval()
+    return model, tokenizer_of_folder(path) if path.is_dir() else pretrained(AutoTokenizer, name_or_path)
 
 
 def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast | None, folder: Path | str) -> None:
@@ -61,39 +68,27 @@ def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerFast | None, fold
     Raises:
         ValueError: for a model that is neither ours nor transformers'.
     """
-    save_folder(model, tokenizer, folder)
+    model_to_folder(model, tokenizer, folder)
 
 
-def pretrained_model(name_or_path: str | Path) -> nn.Module:
-    """The model of transformers, in float32 and as it was published, to train on.
-
-    Raises:
-        ValueError: when there is no such model, or no network.
-    """
-    model: nn.Module = pretrained(AutoModelForCausalLM, place_of(name_or_path), dtype=torch.float32)
-    return model
-
-
-def load_pretrained(
-    name_or_path: str | Path, dtype: torch.dtype = torch.float32
+def with_padding(
+    model: nn.Module, tokenizer: PreTrainedTokenizerFast | None
 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
-    """Model and tokenizer. Where padding has no token, or the end-of-text token's, it gets one of its own; and the
-    model gets a row for each token that it has none for.
+    """A model of transformers and its tokenizer, fit to train on rows that are filled up.
 
-    Args:
-        name_or_path: a folder of transformers, or a hub id (which needs a network once).
-        dtype: of the weights; float32 to train in.
+    Where padding has no token, or the end-of-text token's, it gets one of its own; and the model gets a row for each
+    token that it has none for. Both are changed in place.
 
     Raises:
-        ValueError: when there is no such model, or no network, or no fast tokenizer with an end-of-text token.
+        ValueError: when there is no fast tokenizer with an end-of-text token.
     """
-    tokenizer = pretrained(AutoTokenizer, name_or_path)
-    model = pretrained(AutoModelForCausalLM, name_or_path, dtype=dtype)
+    body: Any = model
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.eos_token_id is None:
-        raise ValueError(f"{str(name_or_path)!r} has no fast tokenizer with an end-of-text token; take another model")
+        place = getattr(model, "name_or_path", type(model).__name__)
+        raise ValueError(f"{place!r} has no fast tokenizer with an end-of-text token; take another model")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
-        model.config.pad_token_id = tokenizer.pad_token_id
+        body.config.pad_token_id = tokenizer.pad_token_id
     if vocab_size(tokenizer) > vocab_rows(model):
-        model.resize_token_embeddings(vocab_size(tokenizer))
+        body.resize_token_embeddings(vocab_size(tokenizer))
     return model, tokenizer
