@@ -153,6 +153,9 @@ class Drawing:
         self._text((column + 0.5) * COLUMN, (row + 0.5) * ROW, text, size=9, color="#333333")
         return self
 
+    def _ipython_display_(self) -> None:
+        """Nothing: a cell that ends with the drawing shows the figure, and not the object's name below it."""
+
     def _text(
         self, x: float, y: float, text: str, size: float = 10, color: str = "black", align: str = "center"
     ) -> None:
