@@ -18,8 +18,9 @@ import numpy as np
 
 from course.answers import judge
 from course.compare import Difference, compare, leaves
+from course.unaided import unaided
 
-__all__ = ["answer", "equal", "fails", "holds", "predicted", "skipped"]
+__all__ = ["answer", "equal", "fails", "holds", "predicted", "skipped", "unaided"]
 
 
 def equal(

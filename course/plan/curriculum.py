@@ -23,14 +23,19 @@ _KEYS: dict[str, dict[str, type]] = {
     },
     "lesson": {
         "name": str, "week": int, "question": str, "needs": list, "leaves": str, "hardware": str,
-        "papers": list,
+        "papers": list, "pieces": list,
     },
 }  # fmt: skip
+_OPTIONAL = {"pieces"}
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One notebook: what it asks, needs and leaves. `folder` and `number` come from its place in the plan."""
+    """One notebook: what it asks, needs and leaves. `folder` and `number` come from its place in the plan.
+
+    `pieces` are the definitions of the helper packages that the lesson is about, as "module.qualname": each stands in
+    it as code.
+    """
 
     name: str
     week: int
@@ -39,6 +44,7 @@ class Lesson:
     leaves: str
     hardware: str
     papers: tuple[str, ...]
+    pieces: tuple[str, ...]
     folder: str
     number: int
 
@@ -192,6 +198,9 @@ def _fields(kind: str, entry: Mapping[str, Any], place: str) -> dict[str, Any]:
     _known(entry, set(types), place)
     values: dict[str, Any] = {}
     for key, kind_of_value in types.items():
+        if key in _OPTIONAL and key not in entry:
+            values[key] = ()
+            continue
         if key not in entry:
             raise CourseError(f"{PLAN}: {place}: {key!r} is missing")
         value = entry[key]

@@ -29,12 +29,13 @@ LESSONS = [path for path in EVERY if "/notebooks/" in path]
 SOLUTIONS = [path for path in EVERY if "/solutions/" in path]
 EXERCISES = [path for path in EVERY if "/exercises/" in path]
 
-# Wrong answers are tried in the solution's own kernel, and what they bind is undone after each.
-KEEP = "_course_kept = {name: value for name, value in globals().items() if not name.startswith('_')}"
+# Wrong answers are tried in the solution's own kernel, and what they bind is undone after each. So is, before the next
+# exercise, what an exercise binds: each has the cells before the first one, and no more.
+KEEP = "{kept} = {{name: value for name, value in globals().items() if not name.startswith('_')}}"
 UNDO = """\
-for _course_name in [name for name in globals() if not name.startswith('_') and name not in _course_kept]:
+for _course_name in [name for name in globals() if not name.startswith('_') and name not in {kept}]:
     del globals()[_course_name]
-globals().update(_course_kept)"""
+globals().update({kept})"""
 
 
 def read(path: str) -> Any:
@@ -157,15 +158,22 @@ def test_a_wrong_answer_is_red_by_its_check(path: str) -> None:
     notebook = read(path)
     cells: list[Any] = []
     tried: list[tuple[str, Any, Any]] = []
+    exercises_begun = 0
     for cell in notebook.cells:
+        if cell.cell_type == "markdown" and re.match(r"## \d+\. ", cell.source):
+            remember = UNDO if exercises_begun else KEEP
+            cells.append(nbformat.v4.new_code_cell(remember.format(kept="_course_setup")))
+            exercises_begun += 1
         if exercises.CHECK in notebooks.tags(cell):
             wrong = cell.metadata.get("wrong")
             assert wrong, f"its metadata has no wrong answer to try: {cell.source}"
+            keep, undo = KEEP.format(kept="_course_kept"), UNDO.format(kept="_course_kept")
             for code in [wrong] if isinstance(wrong, str) else wrong:
-                answer, again = (nbformat.v4.new_code_cell(text) for text in (f"{KEEP}\n{code}", cell.source))
-                cells += [answer, again, nbformat.v4.new_code_cell(UNDO)]
+                answer, again = (nbformat.v4.new_code_cell(text) for text in (f"{keep}\n{code}", cell.source))
+                cells += [answer, again, nbformat.v4.new_code_cell(undo)]
                 tried.append((code, answer, again))
         cells.append(cell)
+    assert exercises_begun == len(exercises.checks(notebook)), "each exercise begins with a heading `## N. Title`"
     notebook.cells = cells
     run(notebook, path)
     for code, answer, again in tried:
