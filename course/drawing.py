@@ -113,8 +113,8 @@ class Drawing:
         )  # fmt: skip
         if text:
             # The middle of the curve lies half of `bend` beside the straight line.
-            middle_x = (from_x + to_x) / 2 + (to_y - from_y) * bend / 2
-            middle_y = (from_y + to_y) / 2 - (to_x - from_x) * bend / 2
+            middle_x = (from_x + to_x) / 2 - (to_y - from_y) * bend / 2
+            middle_y = (from_y + to_y) / 2 + (to_x - from_x) * bend / 2
             side = -1 if above else 1
             if abs(x) > 3 * abs(y):
                 self._text(middle_x, middle_y + side * 0.13, text, size=9, color="#333333")

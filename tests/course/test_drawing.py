@@ -59,3 +59,17 @@ def test_mistakes_are_named(drawing: plots.Drawing) -> None:
         drawing.box("x", 1, 1)
     with pytest.raises(ValueError, match="choose one of data, weight, step, loss, gone"):
         drawing.box("y", 1, 1, look="pretty")
+
+
+@pytest.mark.parametrize("bend", [-0.4, 0.4])
+@pytest.mark.parametrize(("start", "end"), [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c")])
+def test_a_text_stands_on_the_side_to_which_its_arrow_bends(bend, start, end):
+    draw = Drawing(3, 3).box("a", 0, 0).box("b", 2, 0).box("c", 0, 2)
+    draw.arrow(start, end, "text", bend=bend)
+    draw.ax.figure.canvas.draw()
+    arrow = next(text.arrow_patch for text in draw.ax.texts if getattr(text, "arrow_patch", None))
+    first, control, last = arrow.get_path().vertices[:3]
+    place = next(text for text in draw.ax.texts if text.get_text() == "text")
+    shown = draw.ax.transData.transform(place.get_position())
+    middle = (first + last) / 2
+    assert (control - middle) @ (shown - middle) > 0
