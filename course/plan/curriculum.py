@@ -46,12 +46,12 @@ class Lesson:
     papers: tuple[str, ...]
     pieces: tuple[str, ...]
     folder: str
-    number: int
+    number: str  # "1", "1b", "2": a lesson that was split keeps the numbers after it
 
     @property
     def title(self) -> str:
         """The name without its number and underscore: "The Annotated Transformer"."""
-        return re.sub(r"^\d+_", "", self.name)
+        return re.sub(r"^\d+[a-z]?_", "", self.name)
 
     @property
     def path(self) -> str:
@@ -235,14 +235,17 @@ def _phase(entry: Mapping[str, Any], place: str) -> Phase:
 def _module(entry: Mapping[str, Any], place: str) -> Module:
     raw_lessons = list(_tables(entry, "lesson", place))
     values = _fields("module", {"lesson": [], **entry}, place)
-    lessons = []
-    for number, (raw, lesson_place) in enumerate(raw_lessons, start=1):
+    lessons: list[Lesson] = []
+    allowed = ["1"]
+    for raw, lesson_place in raw_lessons:
         fields = _fields("lesson", raw, f"{place}, {lesson_place}")
         _week(fields["week"], f"{place}, {lesson_place}")
-        if not fields["name"].startswith(f"{number}_"):
-            raise CourseError(
-                f"{PLAN}: {place}, {lesson_place}: as lesson {number} its name must start with '{number}_'"
-            )
+        number = fields["name"].partition("_")[0]
+        if number not in allowed:
+            begin = " or ".join(f"'{each}_'" for each in allowed)
+            raise CourseError(f"{PLAN}: {place}, {lesson_place}: at its place its name must start with {begin}")
         lessons.append(Lesson(**fields, folder=values["folder"], number=number))
+        count, letter = re.fullmatch(r"(\d+)([a-z]?)", number).groups()  # type: ignore[union-attr]
+        allowed = [str(int(count) + 1), f"{count}{chr(ord(letter or 'a') + 1)}"]
     del values["lesson"]
     return Module(**values, lessons=tuple(lessons))

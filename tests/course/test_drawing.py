@@ -63,8 +63,8 @@ def test_mistakes_are_named(drawing: plots.Drawing) -> None:
 
 @pytest.mark.parametrize("bend", [-0.4, 0.4])
 @pytest.mark.parametrize(("start", "end"), [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c")])
-def test_a_text_stands_on_the_side_to_which_its_arrow_bends(bend, start, end):
-    draw = Drawing(3, 3).box("a", 0, 0).box("b", 2, 0).box("c", 0, 2)
+def test_a_text_stands_on_the_side_to_which_its_arrow_bends(bend: float, start: str, end: str) -> None:
+    draw = plots.Drawing(3, 3).box("a", 0, 0).box("b", 2, 0).box("c", 0, 2)
     draw.arrow(start, end, "text", bend=bend)
     draw.ax.figure.canvas.draw()
     arrow = next(text.arrow_patch for text in draw.ax.texts if getattr(text, "arrow_patch", None))

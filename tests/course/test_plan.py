@@ -36,7 +36,7 @@ def planned(tiny: TinyCourse) -> TinyCourse:
         (('question = "Why?"', 'question = ["Why?"]'), "'question' must be a text"),
         (('question = "Why?"', 'question = "Why?"\ncolour = 1'), "unknown key 'colour'; the keys are hardware"),
         (('goal = "A goal."', ""), "module 'Module 1': 'goal' is missing"),
-        (('name = "1_A"', 'name = "7_A"'), "as lesson 1 its name must start with '1_'"),
+        (('name = "1_A"', 'name = "7_A"'), "at its place its name must start with '1_'"),
         (("[[phase]]", "[[phases]]"), "the file: unknown key 'phases'"),
         (("number = 1", "number = "), "is not TOML"),
         (("weeks = [1, 2]", "weeks = [0]"), "phase 'Fundamentals': week 0 is outside"),
@@ -54,6 +54,20 @@ def test_a_mistake_in_the_plan_is_one_line(
     status, out, err = command("status")
     assert status == 2 and out == "" and err.count("\n") == 1
     assert message in err
+
+
+def test_a_lesson_that_was_split_keeps_the_numbers_after_it(tiny: TinyCourse) -> None:
+    for name in ("1_A", "1b_A Split", "1c_A Split", "2_B"):
+        tiny.lesson(name, "1")
+    tiny.solution("1_A", "1")
+    tiny.solution("1b_A Split", "1")
+    first, second, _, last = load(tiny.root).lessons
+    assert (second.number, second.title, last.number) == ("1b", "A Split", "2")
+    assert first.solutions(tiny.root) == ["Module-1/solutions/1_A.ipynb"]
+    assert second.solutions(tiny.root) == ["Module-1/solutions/1b_A Split.ipynb"]
+    tiny.lesson("2c_C", "1")
+    with pytest.raises(CourseError, match="must start with '3_' or '2b_'"):
+        load(tiny.root)
 
 
 def test_two_modules_in_one_folder(tiny: TinyCourse) -> None:
