@@ -42,7 +42,7 @@ class Drawing:
         if ax is None:
             size = (columns * COLUMN * self._scale, rows * ROW + HEAD + (0.3 if title else 0))
             ax = plt.figure(figsize=size).add_subplot()
-        self.ax, self.boxes = ax, dict[str, Box]()
+        self.ax, self.boxes, self._size = ax, dict[str, Box](), (columns, rows)
         ax.set(xlim=(0, columns * COLUMN), ylim=(rows * ROW, -HEAD), xticks=[], yticks=[])
         ax.axis("off")
         if title:
@@ -63,7 +63,7 @@ class Drawing:
             width, height: shares of a place of the grid.
 
         Raises:
-            ValueError: for a name that there is already, or a look that is none.
+            ValueError: for a name that there is already, a look that is none, or a box that would be cut off.
         """
         from matplotlib.patches import FancyBboxPatch
 
@@ -71,6 +71,14 @@ class Drawing:
             raise ValueError(f"there is a box {name!r} already; give each its own name")
         if look not in LOOKS:
             raise ValueError(f"look={look!r}: choose one of {', '.join(LOOKS)}")
+        for middle, extent, size, wrong in (
+            (column, width, self._size[0], "column"), (row, height, self._size[1], "row")
+        ):  # fmt: skip
+            if middle + 0.5 + extent / 2 > size + 0.01 or middle + 0.5 - extent / 2 < -0.01:
+                least = f"{middle + 0.5 + extent / 2:.3g}"
+                raise ValueError(
+                    f"box {name!r} at {wrong} {middle:g} is cut off: the drawing has {size:g}, not {least}"
+                )
         box = Box((column + 0.5) * COLUMN, (row + 0.5) * ROW, width * COLUMN, height * ROW)
         self.boxes[name] = box
         patch = FancyBboxPatch(

@@ -73,3 +73,9 @@ def test_a_text_stands_on_the_side_to_which_its_arrow_bends(bend: float, start: 
     shown = draw.ax.transData.transform(place.get_position())
     middle = (first + last) / 2
     assert (control - middle) @ (shown - middle) > 0
+
+
+@pytest.mark.parametrize(("column", "row"), [(2.2, 0), (-0.5, 0), (0, 1.5), (0, -0.6)])
+def test_a_box_that_would_be_cut_off_is_refused(column: float, row: float) -> None:
+    with pytest.raises(ValueError, match=r"box 'x' at (column|row) .* is cut off: the drawing has"):
+        plots.Drawing(3, 2).box("x", column, row)
