@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from llm_data.tokenizers import pretokenize
 from llm_data.tokenizers.bpe import BYTE_TO_CHAR, ByteLevelBPE, bytes_to_unicode, train_bpe, train_bpe_naive
 from llm_data.tokenizers.merging import merge_by_rank, merge_by_rank_heap, merge_pair
+from llm_data.tokenizers.naive import decode_naive, encode_naive, train_naive
 from llm_data.tokenizers.pretokenize import bert_words, gpt2_words, separate_cjk
 from llm_data.tokenizers.tokenizer_json import from_json, load, load_gpt2, save, to_json
 from tokenizer_texts import END, TEXT, course_data, library_bpe, library_ids, python_files
@@ -120,6 +121,20 @@ def test_merges_are_the_librarys_and_the_naive_ones(
     assert_learned_alike(texts, vocab_size, special, frequency)
     naive = train_bpe_naive(texts, vocab_size, special, frequency)
     assert naive == train_bpe(texts, vocab_size, special, frequency)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TEXT, max_size=6), st.integers(256, 300), TEXT)
+@example(["aaa aaa aaaaa aaaaaaa"], 270, "aaaa aaaaaaaaaa")
+def test_the_three_short_functions_are_the_fast_tokenizer(texts: list[str], vocab_size: int, text: str) -> None:
+    ours = train_bpe(texts, vocab_size)
+    tokens, merges = train_naive(texts, vocab_size)
+    assert {token: number for number, token in enumerate(tokens)} == ours.vocab
+    assert [(tokens[first], tokens[second]) for first, second in merges] == ours.merges
+    ids = encode_naive(text, tokens, merges)
+    assert ids == ours.encode(text)
+    assert decode_naive(ids, tokens) == text
+    assert decode_naive(ids[1:], tokens) == ours.decode(ids[1:])
 
 
 @settings(max_examples=100, deadline=None)

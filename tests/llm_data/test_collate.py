@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_data.rows.collate import make_batch
 from llm_data.rows.documents import IGNORE_INDEX, document_ids, document_mask
+from llm_data.rows.naive import packed_row
 from llm_data.rows.packing import PACKINGS, PADDED, plan_rows
 from llm_data.rows.table import RowTable, build_table
 from torch.nn import functional
@@ -59,6 +62,21 @@ def test_a_batch_is_what_the_plan_says(tokens, packing, context, number, seed):
     assert ours.keys() == naive.keys()
     for name in naive:
         assert ours[name].dtype == torch.int64 and torch.equal(ours[name], naive[name]), name
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["concat", "greedy", "best_fit"]), st.integers(2, 30), st.integers(0, 5))
+def test_a_batch_is_made_of_short_rows(tokens, packing, context, seed):
+    rows = plan_rows(tokens.lengths, context, packing, seed)
+    made = []
+    for first, last in pairwise(rows.first):
+        places = zip(rows.document[first:last], rows.start[first:last], rows.length[first:last], strict=True)
+        pieces = [tokens[document][start : start + length].tolist() for document, start, length in places]
+        made.append(packed_row(pieces, context, 0))
+    ours = make_batch(table_of(tokens, context, packing, seed), np.arange(len(rows)))
+    assert {name: values.tolist() for name, values in ours.items()} == {
+        name: [row[name] for row in made] for name in made[0]
+    }
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llm_data.rows.naive import best_fit_naive, next_fit_naive
 from llm_data.rows.packing import PACKINGS, best_fit, next_fit, padded_slots, plan_rows
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(np.array)
@@ -36,27 +37,15 @@ def test_what_is_cut(lengths, context, packing):
 
 
 @given(LENGTHS.map(lambda lengths: np.minimum(lengths, 16)))
-def test_next_fit_is_next_fit(lengths):
-    expected, row, room = [], -1, 0
-    for length in lengths.tolist():
-        if length > room:
-            row, room = row + 1, 16
-        room -= length
-        expected.append(row)
-    assert next_fit(lengths, 16).tolist() == expected
+def test_next_fit_is_the_short_one(lengths):
+    assert next_fit(lengths, 16).tolist() == next_fit_naive(lengths.tolist(), 16)
 
 
-@given(LENGTHS.map(lambda lengths: np.minimum(lengths, 16)))
-def test_best_fit_leaves_the_rooms_that_a_search_over_all_rows_leaves(lengths):
-    rooms: list[int] = []
-    for length in sorted(lengths.tolist(), reverse=True):
-        fitting = [number for number, room in enumerate(rooms) if room >= length]
-        if fitting:
-            rooms[min(fitting, key=lambda number: rooms[number])] -= length
-        else:
-            rooms.append(16 - length)
-    row = best_fit(lengths, 16)
-    assert sorted(16 - np.bincount(row, weights=lengths)) == sorted(rooms)
+@given(LENGTHS, st.integers(40, 60))
+def test_best_fit_leaves_the_rooms_that_a_search_over_all_rows_leaves(lengths, context):
+    # Which of several rows with the same room it is changes no row's size.
+    row, expected = best_fit(lengths, context), best_fit_naive(lengths.tolist(), context)
+    assert sorted(np.bincount(row, weights=lengths)) == sorted(np.bincount(expected, weights=lengths))
 
 
 def test_best_fit_by_hand():
@@ -96,21 +85,6 @@ def test_refused(lengths, context, packing, message):
     with pytest.raises(Exception, match=message) as caught:
         plan_rows.__wrapped__(np.array(lengths), context, packing)  # beneath the run-time check of types
     assert isinstance(caught.value, ValueError)
-
-
-@given(LENGTHS, st.integers(40, 60))
-def test_best_fit_takes_the_tightest_row(lengths, context):
-    rooms = []
-    for piece in np.argsort(-lengths, kind="stable"):
-        fitting = [row for row, room in enumerate(rooms) if room >= lengths[piece]]
-        # Which of several rows with the same room it is changes no row's size.
-        least = min((rooms[row] for row in fitting), default=None)
-        if least is None:
-            rooms.append(context)
-        row = len(rooms) - 1 if least is None else rooms.index(least)
-        rooms[row] -= lengths[piece]
-    row = best_fit(lengths, context)
-    assert sorted(np.bincount(row, weights=lengths)) == sorted(context - np.array(rooms))
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from llm_data.rows.table import RowTable
 from llm_data.shards.manifest import MANIFEST, Manifest, ShardError, write_in_place
+from llm_data.shards.naive import ShardReader, write_shard
 from llm_data.shards.reader import TokenShards
 from llm_data.shards.writer import build_shards
 from llm_data.text.corpora import Corpus, load_corpus
@@ -54,6 +55,19 @@ def test_what_goes_in_comes_out(tmp_path, tokenizer, workers):
     assert manifest.tokens == sum(len(tokenizer.encode(text)) + 1 for text in DOCUMENTS)
     assert manifest == Manifest.read(tmp_path) == TokenShards(tmp_path).manifest
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".npy") == ["lock", MANIFEST]
+
+
+def test_the_short_writer_writes_the_same_files(tmp_path, tokenizer):
+    built = build(tmp_path / "ours", tokenizer)
+    tokens, first = TokenShards(tmp_path / "ours"), 0
+    (tmp_path / "short").mkdir()
+    for shard in built.manifest.shards:
+        documents = [tokens[number].tolist() for number in range(first, first + shard.documents)]
+        write_shard(tmp_path / "short" / shard.name, documents)
+        reader = ShardReader(tmp_path / "short" / shard.name)
+        assert [reader[number].tolist() for number in range(len(reader))] == documents
+        first += shard.documents
+    assert files(tmp_path / "short") == files(tmp_path / "ours")
 
 
 def test_the_files_do_not_depend_on_the_workers(tmp_path, tokenizer):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from llm_data.tokenizers.pretokenize import bert_words
 from llm_data.tokenizers.tokenizer_json import from_json, load, save, to_json
-from llm_data.tokenizers.wordpiece import WordPiece, longest_match, train_wordpiece
+from llm_data.tokenizers.wordpiece import WordPiece, longest_match, pair_scores, train_wordpiece
 from tokenizer_texts import TEXT, course_data, library_ids, library_wordpiece, python_files
 from tokenizers import Tokenizer
 
@@ -110,6 +110,13 @@ def test_longest_match_by_hand() -> None:
     assert longest_match("unc", vocab) is None  # one letter that does not fit, and the whole word is lost
     assert longest_match("aff", vocab) is None  # "##aff" does not begin a word
     assert longest_match("", vocab) == []
+
+
+def test_scores_by_hand() -> None:
+    # ab ab ac: a 3, b 2, c 1.
+    assert pair_scores([[0, 1], [0, 2]], [2, 1]) == {(0, 1): 2 / (3 * 2), (0, 2): 1 / (3 * 1)}
+    assert pair_scores([[0, 0, 0]], [5]) == {(0, 0): 10 / 15**2}
+    assert pair_scores([], []) == {}
 
 
 def test_long_words_and_unknown_ones() -> None:

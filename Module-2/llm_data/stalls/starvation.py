@@ -34,12 +34,10 @@ def step_time(load: Seconds, compute: Seconds, workers: int) -> float:
     Raises:
         ValueError: for a negative or infinite time, or a negative number of workers.
     """
-    _check_times("load", [load])
-    _check_times("compute", [compute])
-    _check_workers(workers)
+    refuse_impossible(load, compute, workers)
     if workers == 0:
-        return float(load + compute)
-    return float(max(compute, load / workers))
+        return load + compute
+    return max(compute, load / workers)
 
 
 def waiting_share(load: Seconds, compute: Seconds, workers: int) -> float:
@@ -62,8 +60,7 @@ def break_even_workers(load: Seconds, compute: Seconds) -> int:
     Raises:
         ValueError: for a negative or infinite time, or `compute` 0, which no number of workers can feed.
     """
-    _check_times("load", [load])
-    _check_times("compute", [compute])
+    refuse_impossible(load, compute)
     if compute == 0:
         raise ValueError("compute=0: no number of workers keeps up with a model that takes no time; give it its time")
     return math.ceil(load / compute * (1 - 1e-9))
@@ -84,7 +81,7 @@ def total_time(load: Seconds, compute: Seconds, workers: int, batches: int) -> f
     if batches == 0 or workers == 0:
         return batches * step
     rounds, rest = divmod(batches - 1, workers)
-    return float(load + max((batches - 1) * compute, rounds * load + rest * compute) + compute)
+    return load + max((batches - 1) * compute, rounds * load + rest * compute) + compute
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ def measured_step_time(steps: Sequence[Step], skip: int = 1) -> float:
     Raises:
         ValueError: when fewer than two deliveries are left.
     """
-    kept = _after(steps, skip)
+    kept = whole_steps(steps, skip)
     return (kept[-1].delivered - kept[0].delivered) / (len(kept) - 1)
 
 
@@ -193,7 +190,7 @@ def measured_waiting_share(steps: Sequence[Step], skip: int = 1) -> float:
     Raises:
         ValueError: when fewer than two deliveries are left.
     """
-    kept = _after(steps, skip)
+    kept = whole_steps(steps, skip)
     return sum(step.wait for step in kept[1:]) / (kept[-1].delivered - kept[0].delivered)
 
 
@@ -247,10 +244,26 @@ class NoisyDataset(Dataset[Float[Tensor, "3"]]):
         return torch.tensor([np.random.random(), own, by_index], dtype=torch.float64)
 
 
-def _after(steps: Sequence[Step], skip: int) -> Sequence[Step]:
+def whole_steps(steps: Sequence[Step], skip: int) -> Sequence[Step]:
+    """The steps from number `skip` on.
+
+    Raises:
+        ValueError: when fewer than two are left.
+    """
     if skip < 0 or len(steps) - skip < 2:
         raise ValueError(f"skip={skip} of {len(steps)} steps leaves no two deliveries to measure between")
     return steps[skip:]
+
+
+def refuse_impossible(load: Seconds, compute: Seconds, workers: int = 0) -> None:
+    """Raise for numbers that no loader and no model has.
+
+    Raises:
+        ValueError: for a negative or infinite time, or a negative number of workers.
+    """
+    _check_times("load", [load])
+    _check_times("compute", [compute])
+    _check_workers(workers)
 
 
 def _check_times(name: str, values: Sequence[Seconds]) -> None:

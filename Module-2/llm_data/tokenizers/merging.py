@@ -19,7 +19,26 @@ Ranks = Mapping[Pair, tuple[int, int]]
 GONE = -1  # the place of a symbol that was merged into its left neighbour
 
 
-def merge_pair(word: list[int], pair: Pair, new: int) -> list[int]:
+def count_pairs(words: Sequence[Sequence[int]], counts: Sequence[int]) -> Counter[Pair]:
+    """How often each two symbols are neighbours, over all words.
+
+    Args:
+        words: each different word once, as the ids of its symbols.
+        counts: how often each word occurs.
+    """
+    pairs: Counter[Pair] = Counter()
+    for word, count in zip(words, counts, strict=True):
+        for pair in pairwise(word):
+            pairs[pair] += count
+    return pairs
+
+
+def most_frequent(pairs: Mapping[Pair, int]) -> Pair | None:
+    """The pair of the largest count, of equals the one of the smallest ids; None where there is none."""
+    return min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+
+
+def merge_pair(word: Sequence[int], pair: Pair, new: int) -> list[int]:
     """The word with each occurrence of `pair`, from left to right, replaced by the symbol `new`."""
     merged, i = [], 0
     while i < len(word):
@@ -32,7 +51,7 @@ def merge_pair(word: list[int], pair: Pair, new: int) -> list[int]:
     return merged
 
 
-def joined(tokens: list[str], ids: dict[str, int], pair: Pair, prefix: str) -> int:
+def joined(tokens: list[str], ids: dict[str, int], pair: Pair, prefix: str = "") -> int:
     """The id of the two tokens of `pair` joined, `prefix` dropped from the second; a new token goes to the end."""
     token = tokens[pair[0]] + tokens[pair[1]].removeprefix(prefix)
     if token not in ids:
@@ -61,11 +80,8 @@ def learn_merges_naive(
     """
     words, ids, merges = list(words), {token: i for i, token in enumerate(tokens)}, []
     while len(tokens) < vocab_size:
-        pairs: Counter[Pair] = Counter()
-        for word, count in zip(words, counts, strict=True):
-            for pair in pairwise(word):
-                pairs[pair] += count
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        pairs = count_pairs(words, counts)
+        best = most_frequent(pairs)
         if best is None or pairs[best] < min_frequency:
             break
         new = joined(tokens, ids, best, prefix)

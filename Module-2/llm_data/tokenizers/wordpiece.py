@@ -13,10 +13,27 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llm_data.tokenizers.merging import learn_merges
+from llm_data.tokenizers.merging import Pair, count_pairs, learn_merges
 from llm_data.tokenizers.pretokenize import bert_words, refuse_surrogates, separate_cjk
 
 PREFIX = "##"
+
+
+def pair_scores(words: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[Pair, float]:
+    """The score by which WordPiece is usually told to choose a pair: its count over the counts of its two symbols.
+
+    A pair of score s occurs s N times as often as two symbols drawn apart would, of N symbols. `train_wordpiece`, like
+    the library, does *not* use it.
+
+    Args:
+        words: each different word once, as the ids of its symbols.
+        counts: how often each word occurs.
+    """
+    singles: Counter[int] = Counter()
+    for word, count in zip(words, counts, strict=True):
+        for symbol in word:
+            singles[symbol] += count
+    return {(a, b): n / (singles[a] * singles[b]) for (a, b), n in count_pairs(words, counts).items()}
 
 
 def longest_match(word: str, vocab: Mapping[str, int], prefix: str = "##") -> list[str] | None:
