@@ -1,7 +1,7 @@
 """Claims that run: each states one claim, prints one line, and raises `AssertionError` if it fails.
 
-Where the environment variable `COURSE_CLAIMS` names a file, each claim is also appended to it as one JSON
-record. NaN never passes, also not against NaN.
+Where the environment variable `COURSE_CLAIMS` names a file, each claim is also appended to it as one JSON record. NaN
+never passes, also not against NaN.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from course.answers import judge
 from course.compare import Difference, compare, leaves
 from course.unaided import unaided
 
-__all__ = ["answer", "equal", "fails", "holds", "predicted", "skipped", "unaided"]
+__all__ = ["answer", "equal", "fails", "holds", "predicted", "skipped", "unaided", "when"]
 
 
 def equal(
@@ -146,6 +147,28 @@ def skipped(name: str, why: str) -> None:
     """
     print(f"skipped  {name}: {why}")
     _record({"kind": "skipped", "name": name, "held": False, "detail": why})
+
+
+class _Skipping:
+    """The verbs of claims, each of which says that it is skipped."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def equal(self, name: str, *_: Any, **__: Any) -> None:
+        skipped(name, self._why)
+
+    predicted = holds = equal
+
+
+def when(possible: bool, why: str) -> Any:
+    """The verbs `equal`, `predicted` and `holds`; where a part of a lesson is not possible here, each skips its claim.
+
+    Args:
+        possible: whether this machine can show the claims.
+        why: what is missing here, and where it can be had.
+    """
+    return sys.modules[__name__] if possible else _Skipping(why)
 
 
 _tries: dict[str, int] = {}  # of exercises that are not solved yet

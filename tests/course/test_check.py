@@ -246,3 +246,17 @@ def test_records_of_processes_side_by_side_do_not_mix(tmp_path: Path) -> None:
     assert [child.wait() for child in children] == [0, 0, 0]
     lines = file.read_text().splitlines()
     assert len(lines) == 600 and all(json.loads(line)["held"] for line in lines)
+
+
+def test_claims_of_what_is_not_possible_are_skipped_and_counted_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_CLAIMS", str(tmp_path / "claims.jsonl"))
+    check.when(True, "unused").equal("one", 1, 1)
+    absent = check.when(False, "no such model; install it")
+    absent.equal("two", 1, 2)
+    absent.predicted("three", 1.0, 2.0, within=0.1)
+    absent.holds("four", False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["holds", "skipped", "skipped", "skipped"]
+    assert lines[1] == "skipped  two: no such model; install it"
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "claims.jsonl").read_text().splitlines()]
+    assert kinds == ["equal", "skipped", "skipped", "skipped"]
