@@ -1,13 +1,16 @@
-"""Make docs/picture.png, the README's picture, from the outputs of the committed notebooks.
+"""Make the README's two pictures: docs/picture.png from the outputs of the committed notebooks, and docs/texts.png from
+the record of the real model's fine-tuning.
 
-`python docs/picture.py` writes it; with `--check` it says whether the picture still shows what the notebooks say.
+`python docs/picture.py` writes both; with `--check` it says whether they still show what notebooks and record say.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 import sys
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -16,6 +19,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs/picture.png"
+TEXTS = ROOT / "docs/texts.png"
+RECORD = ROOT / "docs/results/real_model.json"
 WIDTH, MARGIN, LINE = 800, 24, 21
 COPY = "week1-attention/notebooks/3_Training on the Copy Task.ipynb"
 LOOP = "Module-1/notebooks/1_The Mathematical Optimization Loop.ipynb"
@@ -93,14 +98,51 @@ def draw(path: Path) -> None:
     canvas.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=note)
 
 
+def texts() -> tuple[str, str, str]:
+    """A heading, and what the real model wrote before and after it was trained on Shakespeare."""
+    row = next(r for r in json.loads(RECORD.read_text("utf-8")) if r["corpus"] == "shakespeare" and not r["old_rows"])
+    first, last = row["bits_per_byte"][0]["new"], row["bits_per_byte"][-1]["new"]
+    heading = (
+        f"A published model of 135M parameters in your own GPT, before and after {row['steps']} steps on Shakespeare: "
+        f"{first:.2f} and {last:.2f} bits per byte"
+    )
+    return heading, row["texts"][0]["before"], row["texts"][0]["after"]
+
+
+def draw_texts(path: Path) -> None:
+    """Write the second picture: two texts side by side, and the same words inside the file."""
+    heading, *columns = texts()
+    mono, half = font("DejaVuSansMono", 12), (WIDTH - 3 * MARGIN) // 2
+    wide = int(half / mono.getlength("m"))
+    wrapped = [[row for line in text.split("\n") for row in textwrap.wrap(line, wide) or [""]] for text in columns]
+    title = textwrap.wrap(heading, 95)
+    height = 2 * MARGIN + LINE * (len(title) + 2 + max(map(len, wrapped)))
+    canvas = Image.new("RGB", (WIDTH, height), "white")
+    pen, y = ImageDraw.Draw(canvas), MARGIN
+    for line in title:
+        pen.text((MARGIN, y), line, "#222222", font("DejaVuSans", 14))
+        y += LINE
+    for place, (name, rows) in enumerate(zip(("before", "after"), wrapped, strict=True)):
+        x = MARGIN + place * (half + MARGIN)
+        pen.text((x, y + 8), name, "#00705a", mono)
+        for number, row in enumerate(rows):
+            pen.text((x, y + 8 + LINE * (number + 1)), row, "#222222", mono)
+    note = PngImagePlugin.PngInfo()
+    note.add_itxt("texts", "\n".join([heading, *columns]))
+    canvas.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=note)
+
+
 def main(arguments: list[str]) -> None:
     if arguments == ["--check"]:
+        if not TEXTS.is_file() or Image.open(TEXTS).info.get("texts") != "\n".join(texts()):
+            sys.exit("docs/texts.png shows other texts than the record: `python docs/picture.py` writes it")
         if not PICTURE.is_file() or Image.open(PICTURE).info.get("claims") != "\n".join(claims()):
             sys.exit("docs/picture.png shows other numbers than the notebooks: `python docs/picture.py` writes it")
     elif arguments:
         sys.exit("usage: python docs/picture.py [--check]")
     else:
         draw(PICTURE)
+        draw_texts(TEXTS)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,16 @@ def test_a_picture_with_other_numbers_is_stale(picture: ModuleType, monkeypatch:
         picture.main(["--check"])
 
 
+def test_the_second_picture_shows_the_record(
+    picture: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture.draw_texts(tmp_path / "texts.png")
+    assert Image.open(tmp_path / "texts.png").info["texts"] == Image.open(ROOT / "docs/texts.png").info["texts"]
+    monkeypatch.setattr(picture, "texts", lambda: ("a heading", "before", "another text"))
+    with pytest.raises(SystemExit, match="other texts than the record"):
+        picture.main(["--check"])
+
+
 def test_a_claim_that_is_gone_is_named(picture: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture, "CLAIMS", [("words", picture.COPY, ["holds  nothing like it:"])])
     with pytest.raises(SystemExit, match="no output line begins with 'holds  nothing like it:'"):

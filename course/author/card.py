@@ -11,6 +11,7 @@ from course.plan import timings
 from course.plan.curriculum import Curriculum, Lesson, link
 
 TAG = "card"
+WORDS_A_MINUTE = 150  # of a text with formulas; the code and what it prints are read beside it
 
 
 def text(curriculum: Curriculum, lesson: Lesson, measured: dict[str, dict[str, Any]]) -> str:
@@ -39,6 +40,9 @@ def text(curriculum: Curriculum, lesson: Lesson, measured: dict[str, dict[str, A
     lines.append("|" + "---|" * len(timings.SCALES))
     times = [timings.duration(timings.seconds(measured, scale, lesson.path)) for scale in timings.SCALES]
     lines += ["| " + " | ".join(times) + " |", ""]
+    words = _words(curriculum, lesson)
+    if words:
+        lines.append(f"- To read: some {5 * max(1, round(words / WORDS_A_MINUTE / 5))} minutes ({words:,} words)")
     lines.append(f"- Needs: {', '.join(lesson.needs) if lesson.needs else 'nothing before it'}")
     lines.append(f"- Leaves: {lesson.leaves}")
     if lesson.hardware != "any":
@@ -57,6 +61,15 @@ def text(curriculum: Curriculum, lesson: Lesson, measured: dict[str, dict[str, A
     if recorded:
         lines.append(f"- Times recorded on {'; '.join(recorded)}")
     return "\n".join(lines)
+
+
+def _words(curriculum: Curriculum, lesson: Lesson) -> int:
+    """Words of a lesson's text, without its card, to the next hundred; 0 for one that is not written."""
+    if not curriculum.done(lesson):
+        return 0
+    cells = read(curriculum.root / lesson.path, lesson.path).cells
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown" and TAG not in tags(cell)]
+    return 100 * round(sum(len(text.split()) for text in texts) / 100)
 
 
 def put(notebook: Notebook, card: str, name: str) -> None:

@@ -227,6 +227,9 @@ def test_card(course: TinyCourse) -> None:
     assert text.startswith("# 1. A b\n\nModule 1, lesson 1 of 2 · next: Next (planned)\n")
     assert "- [1 exercise](../exercises/1_A%20b.ipynb), with [solutions](../solutions/1_A%20b.ipynb)" in text
     assert "- Needs: lesson 0\n- Leaves: something" in text
+    assert "To read" not in text  # without words
+    write_notebook(course.root / plan.lessons[0].path, {"source": "word " * 1540, "cell_type": "markdown"}, "1")
+    assert "- To read: some 10 minutes (1,500 words)\n" in card.text(plan, plan.lessons[0], {})
     write_notebook(course.root / plan.lessons[1].path, "1")
     assert "next: [Next](2_Next.ipynb)" in card.text(plan, plan.lessons[0], {})
     assert "previous: [A b](1_A%20b.ipynb)" in card.text(plan, plan.lessons[1], {})
