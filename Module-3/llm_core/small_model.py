@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +40,8 @@ class Recipe:
         hidden_size: width of the model.
         layers: its blocks.
         keep: steps after which the weights are kept too, to look back at.
+        init_std: standard deviation of the first weights; None takes sqrt(2 / (5 hidden_size)).
+        validations: how often the validation loss is taken, evenly over the run; the last time is at its end.
         seed: of weights and order.
     """
 
@@ -51,6 +54,8 @@ class Recipe:
     hidden_size: int = 96
     layers: int = 4
     keep: tuple[int, ...] = (0, 50, 200)
+    init_std: float | None = None
+    validations: int = 4
     seed: int = 0
 
 
@@ -62,7 +67,7 @@ class Baby:
         model: in evaluation mode.
         data: its `LLMDataModule`, set up.
         losses: of each training step, in nats per token.
-        val_loss: at the end, in nats per token.
+        val_losses: by step, in nats per token.
         folder: the same model as a folder of transformers.
         earlier: the model after the steps that were to be kept.
     """
@@ -70,16 +75,22 @@ class Baby:
     model: GPT
     data: LLMDataModule
     losses: list[float]
-    val_loss: float
+    val_losses: dict[int, float]
     folder: Path
     earlier: dict[int, GPT]
 
+    @property
+    def val_loss(self) -> float:
+        """At the end, in nats per token."""
+        return self.val_losses[max(self.val_losses)]
+
 
 class Keep(pl.Callback):
-    """Keeps each step's loss, and copies of the weights after some steps."""
+    """Keeps each step's loss, the validation losses, and copies of the weights after some steps."""
 
     def __init__(self, steps: Sequence[int]) -> None:
         self.steps, self.losses = steps, list[float]()
+        self.val_losses: dict[int, float] = {}
         self.weights: dict[int, dict[str, torch.Tensor]] = {}
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -92,6 +103,9 @@ class Keep(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         module: Any = pl_module
         self.losses.append(module.step_loss)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.val_losses[trainer.global_step] = trainer.callback_metrics["val_loss"].item()
 
 
 def train_baby(recipe: Recipe = Recipe(), accelerator: str = "cpu") -> Baby:
@@ -119,20 +133,24 @@ def train_baby(recipe: Recipe = Recipe(), accelerator: str = "cpu") -> Baby:
         models[step] = GPT(config).eval()
         models[step].load_state_dict(load_file(folder / f"step-{step}.safetensors"))
     last = models.pop(recipe.steps)
-    return Baby(last, data, history["losses"], history["val_loss"], folder / "transformers", models)
+    val_losses = {int(step): loss for step, loss in history["val_losses"].items()}
+    return Baby(last, data, history["losses"], val_losses, folder / "transformers", models)
 
 
 def _train(recipe: Recipe, data: LLMDataModule, folder: Path, accelerator: str) -> None:
+    std = recipe.init_std or math.sqrt(2 / (5 * recipe.hidden_size))
     config = GPTConfig(
-        data.vocab_size, recipe.hidden_size, num_hidden_layers=recipe.layers, max_position_embeddings=recipe.context
-    )
+        data.vocab_size, recipe.hidden_size, num_hidden_layers=recipe.layers, max_position_embeddings=recipe.context,
+        initializer_range=std,
+    )  # fmt: skip
     pl.seed_everything(recipe.seed, verbose=False)
     module = BabyGPT(config, learning_rate=recipe.learning_rate, warmup_steps=recipe.steps // 20)
     keep = Keep(recipe.keep)
     trainer = pl.Trainer(
         max_steps=recipe.steps, accelerator=accelerator, devices=1, gradient_clip_val=1.0, logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        val_check_interval=recipe.steps, check_val_every_n_epoch=None, callbacks=[keep, ProgressLine(recipe.corpus)],
+        val_check_interval=max(1, recipe.steps // recipe.validations), check_val_every_n_epoch=None,
+        callbacks=[keep, ProgressLine(recipe.corpus)],
     )  # fmt: skip
     trainer.fit(module, data)
     model: Any = module.model.cpu().eval()
@@ -142,7 +160,7 @@ def _train(recipe: Recipe, data: LLMDataModule, folder: Path, accelerator: str) 
         save_file(untied, folder / f"step-{step}.safetensors")
     save_model(model, data.tokenizer, folder / "transformers")
     history = {
-        "config": asdict(config), "losses": keep.losses, "val_loss": trainer.callback_metrics["val_loss"].item()
+        "config": asdict(config), "losses": keep.losses, "val_losses": keep.val_losses
     }  # fmt: skip
     (folder / "history.json").write_text(json.dumps(history), "utf-8")
 
