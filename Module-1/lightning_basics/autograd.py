@@ -14,6 +14,63 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64] | np.float64  # NumPy gives a scalar, not an array, where no axis is left
 Values = NDArray[Any] | np.generic | float | Sequence[Any]  # what can become a node
+PassBack = Callable[[Array], tuple[Array, ...]]  # from a node's gradient to what each parent receives
+
+# ---- operations: each names its parents and the gradient that each parent receives ----
+
+
+def add(a: Node | Values, b: Node | Values) -> Node:
+    a, b = as_node(a), as_node(b)
+    return Node(a.data + b.data, (a, b), "+", lambda grad: (grad, grad))
+
+
+def subtract(a: Node | Values, b: Node | Values) -> Node:
+    a, b = as_node(a), as_node(b)
+    return Node(a.data - b.data, (a, b), "−", lambda grad: (grad, -grad))
+
+
+def multiply(a: Node | Values, b: Node | Values) -> Node:
+    a, b = as_node(a), as_node(b)
+    return Node(a.data * b.data, (a, b), "×", lambda grad: (grad * b.data, grad * a.data))
+
+
+def power(a: Node, exponent: float) -> Node:
+    return Node(a.data**exponent, (a,), f"^{exponent:g}", lambda grad: (grad * exponent * a.data ** (exponent - 1),))
+
+
+def matmul(a: Node | Values, b: Node | Values) -> Node:
+    a, b = as_node(a), as_node(b)
+    if a.data.ndim != 2 or b.data.ndim != 2:
+        raise ValueError(f"@ takes two matrices here, got shapes {a.data.shape} and {b.data.shape}")
+    return Node(
+        np.matmul(a.data, b.data), (a, b), "@",
+        lambda grad: (np.matmul(grad, b.data.T), np.matmul(a.data.T, grad)),
+    )  # fmt: skip
+
+
+def total(a: Node) -> Node:
+    return Node(a.data.sum(), (a,), "sum", lambda grad: (np.broadcast_to(grad, a.data.shape),))
+
+
+def elementwise(
+    op: str, value: Callable[[Array], Array], slope: Callable[[Array, Array], Any]
+) -> Callable[[Node], Node]:
+    """An operation on each element, from its value and its slope.
+
+    Args:
+        op: its name, for drawings.
+        value: y of x.
+        slope: dy/dx of x and y.
+    """
+
+    def operation(a: Node) -> Node:
+        y = value(a.data)
+        return Node(y, (a,), op, lambda grad: (grad * slope(a.data, y),))
+
+    return operation
+
+
+# ---- the node ----
 
 
 class Node:
@@ -23,6 +80,7 @@ class Node:
         data: a number or an array.
         parents: the nodes it was computed from.
         op: what computed it, for drawings.
+        pass_back: from this node's gradient to the one that each parent receives; a leaf has none.
 
     Attributes:
         grad: d(root)/d(self) once `root.backward()` has run, of `data`'s shape; backward adds to it, as in torch.
@@ -30,75 +88,23 @@ class Node:
 
     __array_ufunc__ = None  # so that `array + node` asks the node, and NumPy does not spread it over the elements
 
-    def __init__(self, data: Values, parents: tuple[Node, ...] = (), op: str = "") -> None:
+    def __init__(
+        self, data: Values, parents: tuple[Node, ...] = (), op: str = "", pass_back: PassBack = lambda grad: ()
+    ) -> None:
         self.data: Array = np.asarray(data, dtype=np.float64)
         self.grad: Array = np.zeros_like(self.data)
-        self.parents = parents
-        self.op = op
-        self.pass_back: Callable[[Array], tuple[Array, ...]] = lambda grad: ()
+        self.parents, self.op, self.pass_back = parents, op, pass_back
 
-    # ---- operations: each names its parents and the gradient that each parent receives ----
-
-    def __add__(self, other: Node | Values) -> Node:
-        other = as_node(other)
-        out = Node(self.data + other.data, (self, other), "+")
-        out.pass_back = lambda grad: (grad, grad)
-        return out
-
-    def __sub__(self, other: Node | Values) -> Node:
-        other = as_node(other)
-        out = Node(self.data - other.data, (self, other), "−")
-        out.pass_back = lambda grad: (grad, -grad)
-        return out
-
-    def __mul__(self, other: Node | Values) -> Node:
-        other = as_node(other)
-        out = Node(self.data * other.data, (self, other), "×")
-        out.pass_back = lambda grad: (grad * other.data, grad * self.data)
-        return out
-
-    def __pow__(self, exponent: float) -> Node:
-        out = Node(self.data**exponent, (self,), f"^{exponent:g}")
-        out.pass_back = lambda grad: (grad * exponent * self.data ** (exponent - 1),)
-        return out
-
-    def __matmul__(self, other: Node | Values) -> Node:
-        other = as_node(other)
-        if self.data.ndim != 2 or other.data.ndim != 2:
-            raise ValueError(f"@ takes two matrices here, got shapes {self.data.shape} and {other.data.shape}")
-        out = Node(np.matmul(self.data, other.data), (self, other), "@")
-        out.pass_back = lambda grad: (np.matmul(grad, other.data.T), np.matmul(self.data.T, grad))
-        return out
-
-    def sum(self) -> Node:
-        out = Node(self.data.sum(), (self,), "sum")
-        out.pass_back = lambda grad: (np.broadcast_to(grad, self.data.shape),)
-        return out
-
-    def exp(self) -> Node:
-        out = Node(np.exp(self.data), (self,), "exp")
-        out.pass_back = lambda grad: (grad * out.data,)
-        return out
-
-    def log(self) -> Node:
-        out = Node(np.log(self.data), (self,), "log")
-        out.pass_back = lambda grad: (grad / self.data,)
-        return out
-
-    def tanh(self) -> Node:
-        out = Node(np.tanh(self.data), (self,), "tanh")
-        out.pass_back = lambda grad: (grad * (1 - out.data**2),)
-        return out
-
-    def relu(self) -> Node:
-        out = Node(np.maximum(self.data, 0), (self,), "relu")
-        out.pass_back = lambda grad: (grad * (self.data > 0),)  # 0 at the bend itself, as torch has it
-        return out
-
-    # ---- the rest is made of those ----
-
-    def mean(self) -> Node:
-        return self.sum() * (1 / self.data.size)
+    __add__ = __radd__ = add
+    __sub__ = subtract
+    __mul__ = __rmul__ = multiply
+    __pow__ = power
+    __matmul__ = matmul
+    sum = total
+    exp = elementwise("exp", np.exp, lambda x, y: y)
+    log = elementwise("log", np.log, lambda x, y: 1 / x)
+    tanh = elementwise("tanh", np.tanh, lambda x, y: 1 - y**2)
+    relu = elementwise("relu", lambda x: np.maximum(x, 0), lambda x, y: x > 0)  # 0 at the bend itself, as in torch
 
     def __neg__(self) -> Node:
         return self * -1.0
@@ -106,36 +112,18 @@ class Node:
     def __truediv__(self, other: Node | Values) -> Node:
         return self * as_node(other) ** -1.0
 
-    def __radd__(self, other: Values) -> Node:
-        return as_node(other) + self
-
-    def __rmul__(self, other: Values) -> Node:
-        return as_node(other) * self
-
     def __rsub__(self, other: Values) -> Node:
         return as_node(other) - self
 
     def __rtruediv__(self, other: Values) -> Node:
         return as_node(other) / self
 
-    # ---- the backward pass ----
+    def mean(self) -> Node:
+        return self.sum() * (1 / self.data.size)
 
     def backward(self) -> None:
-        """Add d(self)/d(node) to the `grad` of every node that `self` was computed from.
-
-        Raises:
-            ValueError: when `self` is not a scalar: only a scalar has a gradient of its operands' shapes.
-        """
-        if self.data.ndim != 0:
-            raise ValueError(f"backward() starts at a scalar, not at shape {self.data.shape}; take .sum() or .mean()")
-        # The gradients of this pass are kept apart from `.grad`, which may hold an earlier pass's.
-        arrived: dict[int, Array] = {id(self): np.ones(())}
-        for node in reversed(topological_order(self)):
-            grad = arrived.pop(id(node))
-            node.grad = node.grad + grad
-            for parent, given in zip(node.parents, node.pass_back(grad), strict=True):
-                given = unbroadcast(given, parent.data.shape)
-                arrived[id(parent)] = arrived[id(parent)] + given if id(parent) in arrived else given
+        """Add d(self)/d(node) to the `grad` of every node that `self` was computed from; see `backward`."""
+        backward(self)
 
     def zero_grad(self) -> None:
         self.grad = np.zeros_like(self.data)
@@ -148,6 +136,27 @@ class Node:
 def as_node(value: Node | Values) -> Node:
     """`value` itself, or a new leaf that holds it."""
     return value if isinstance(value, Node) else Node(value)
+
+
+# ---- the backward pass ----
+
+
+def backward(root: Node) -> None:
+    """Add d(root)/d(node) to the `grad` of every node that `root` was computed from.
+
+    Raises:
+        ValueError: when `root` is not a scalar: only a scalar has a gradient of its operands' shapes.
+    """
+    if root.data.ndim != 0:
+        raise ValueError(f"backward() starts at a scalar, not at shape {root.data.shape}; take .sum() or .mean()")
+    # The gradients of this pass are kept apart from `.grad`, which may hold an earlier pass's.
+    arrived: dict[int, Array] = {id(root): np.ones(())}
+    for node in reversed(topological_order(root)):
+        grad = arrived.pop(id(node))
+        node.grad = node.grad + grad
+        for parent, given in zip(node.parents, node.pass_back(grad), strict=True):
+            given = unbroadcast(given, parent.data.shape)
+            arrived[id(parent)] = arrived.get(id(parent), 0) + given
 
 
 def topological_order(root: Node) -> list[Node]:

@@ -1,19 +1,18 @@
-"""Draw a computational graph of the autograd engine: values above, gradients below, one column per depth."""
+"""Draw a computational graph of the autograd engine: each node with its value and gradient, a column per depth."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from course.plots import BLUE, ORANGE, RED
+from course.plots import Drawing
 from lightning_basics.autograd import Node, topological_order
 
 
-def draw_graph(root: Node, ax: Any, names: dict[int, str] | None = None, gradients: bool = True) -> None:
+def draw_graph(root: Node, names: dict[int, str] | None = None, gradients: bool = True) -> Drawing:
     """Draw every node that `root` was computed from, leaves on the left, `root` on the right.
 
     Args:
         root: a scalar or small node.
-        ax: matplotlib axes.
         names: names of nodes by `id(node)`; other nodes show their operation.
         gradients: whether to write each node's `grad` under its value.
     """
@@ -27,32 +26,22 @@ def draw_graph(root: Node, ax: Any, names: dict[int, str] | None = None, gradien
         for parent in node.parents:
             if not parent.parents:
                 column[id(parent)] = max(0, min(column[id(child)] for child in order if parent in child.parents) - 1)
-    place: dict[int, tuple[float, float]] = {}
     columns: dict[int, list[Node]] = {}
     for node in order:
         columns.setdefault(column[id(node)], []).append(node)
+    rows = max(len(nodes) for nodes in columns.values())
+    drawing = Drawing(max(columns) + 1, rows)
     for depth, nodes in columns.items():
-        for row, node in enumerate(nodes):
-            place[id(node)] = (depth, (len(nodes) - 1) / 2 - row)
+        # Leaves below what is computed: the computed ones of neighbouring columns then stand on one line.
+        for row, node in enumerate(sorted(nodes, key=lambda node: not node.parents)):
+            text = f"{names.get(id(node), node.op or 'leaf')} = {_text(node.data)}"
+            text += f"\ngrad {_text(node.grad)}" if gradients else ""
+            look = "loss" if node is root else "step" if node.parents else "weight"
+            drawing.box(str(id(node)), depth, row, text, look=look)
     for node in order:
         for parent in node.parents:
-            ax.annotate(
-                "", xy=place[id(node)], xytext=place[id(parent)],
-                arrowprops={"arrowstyle": "->", "color": "#888888", "shrinkA": 24, "shrinkB": 24},
-            )  # fmt: skip
-    for node in order:
-        label = names.get(id(node), node.op or "leaf")
-        text = f"{label}\n{_text(node.data)}"
-        color = ORANGE if not node.parents else BLUE
-        box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": color, "linewidth": 1.5}
-        x, y = place[id(node)]
-        ax.text(x, y, text, ha="center", va="center", fontsize=9.5, bbox=box)
-        if gradients:
-            ax.text(x, y - 0.36, f"grad {_text(node.grad)}", ha="center", va="top", fontsize=9, color=RED)
-    rows = max(len(nodes) for nodes in columns.values())
-    ax.set_xlim(-0.5, max(columns) + 0.5)
-    ax.set_ylim(-(rows - 1) / 2 - 0.8, (rows - 1) / 2 + 0.6)
-    ax.axis("off")
+            drawing.arrow(str(id(parent)), str(id(node)))
+    return drawing
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,17 @@ class Progress:
     learning_rates: list[float] = field(default_factory=list)
     validations: list[tuple[int, float, float]] = field(default_factory=list)
     stopped_early: bool = False
+
+    def add_batch(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at batch {self.batch}; lower the learning rate")
+        self.losses.append(loss)
+        self.batch += 1
+
+    def add_step(self, grad_norm: float, learning_rate: float) -> None:
+        self.step += 1
+        self.grad_norms.append(grad_norm)
+        self.learning_rates.append(learning_rate)
 
 
 def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[None]:
@@ -146,6 +158,15 @@ def out_of_patience(validations: list[tuple[int, float, float]], patience: int) 
     return len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
+def loss_and_backward(model: nn.Module, batch: Sequence[Tensor], recipe: Recipe, device: str) -> float:
+    """Forward, Loss and Backward of one batch. Its share of the step's gradient is added to `grad`."""
+    inputs, labels = (tensor.to(device) for tensor in batch)
+    with autocast(device, recipe.precision):
+        loss = F.cross_entropy(model(inputs), labels)
+    (loss / recipe.accumulate_grad_batches).backward()
+    return loss.item()
+
+
 def fit(
     model: nn.Module,
     train: DataLoader,
@@ -177,26 +198,16 @@ def fit(
     model.to(device).train()
     optimizer, scheduler = make_optimizer(model, recipe)
     progress = load_checkpoint(folder / "last.pt", model, optimizer, scheduler) if resume and folder else Progress()
-    accumulate, checkpoint_due = recipe.accumulate_grad_batches, False
-    line = Line("training", recipe.max_steps)
-    try:
-        for number, (inputs, labels) in batches_from(train, progress.batch):
+    checkpoint_due = False
+    with contextlib.closing(Line("training", recipe.max_steps)) as line:
+        for number, batch in batches_from(train, progress.batch):
             if progress.step >= recipe.max_steps or progress.stopped_early or number == stop_after:
                 break
-            inputs, labels = inputs.to(device), labels.to(device)
-            with autocast(device, recipe.precision):
-                loss = F.cross_entropy(model(inputs), labels)
-            (loss / accumulate).backward()
-            progress.batch = number + 1
-            progress.losses.append(loss.item())
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"loss is {loss.item()} at batch {number}; lower the learning rate")
+            progress.add_batch(loss_and_backward(model, batch, recipe, device))
             # Counted within the epoch, whose last batch is a step in any case: 0 % accumulate is 0.
-            if step_ends := progress.batch % len(train) % accumulate == 0:
-                grad_norm, rate = optimizer_step(optimizer, scheduler, recipe.gradient_clip_val)
-                progress.step += 1
-                progress.grad_norms.append(grad_norm)
-                progress.learning_rates.append(rate)
+            step_ends = progress.batch % len(train) % recipe.accumulate_grad_batches == 0
+            if step_ends:
+                progress.add_step(*optimizer_step(optimizer, scheduler, recipe.gradient_clip_val))
             if progress.batch % recipe.val_check_interval == 0:
                 progress.validations.append((progress.batch, *evaluate(model, val, device, recipe.precision)))
                 progress.stopped_early = out_of_patience(progress.validations, recipe.patience)
@@ -207,8 +218,6 @@ def fit(
                 log_metrics(folder / "metrics.jsonl", progress)
                 checkpoint_due = False
             line.update(progress.step, {"loss": progress.losses[-1]})
-    finally:
-        line.close()
     return progress
 
 

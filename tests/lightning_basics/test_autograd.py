@@ -1,11 +1,13 @@
 """The autograd engine against torch, and where engines go wrong: reuse, broadcasting, deep graphs."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning_basics.autograd import Node, topological_order, unbroadcast
+from lightning_basics.graph import draw_graph
 from lightning_basics.random_graphs import BINARY, UNARY, random_program, run_program
 
 
@@ -105,3 +107,15 @@ def test_bad_input_is_named() -> None:
         Node(np.ones(3)).backward()
     with pytest.raises(ValueError, match="two matrices"):
         Node(np.ones(3)) @ Node(np.ones((3, 1)))
+
+
+def test_a_drawn_graph_has_a_box_for_each_node_and_an_arrow_for_each_use() -> None:
+    a, b = Node(3.0), Node(4.0)
+    root = a * a + b
+    root.backward()
+    drawing = draw_graph(root, {id(a): "a", id(b): "b"})
+    texts = [text.get_text() for text in drawing.ax.texts]
+    plt.close("all")
+    assert len(drawing.boxes) == 4
+    assert {text for text in texts if text} == {"a = 3\ngrad 6", "× = 9\ngrad 1", "b = 4\ngrad 1", "+ = 13\ngrad 1"}
+    assert texts.count("") == 4  # the arrows: a is used twice by the product
