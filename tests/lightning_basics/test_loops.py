@@ -274,26 +274,6 @@ def test_code_lines_leave_out_what_is_not_code() -> None:
     assert counting.code_lines(sample) == 3
 
 
-def test_python_calls_counts_calls_of_this_thread() -> None:
-    def inner() -> None:
-        len("")
-
-    def outer(times: int) -> None:
-        for _ in range(times):
-            inner()
-
-    counts = [counting.python_calls(lambda times=times: outer(times)) for times in (3, 10)]
-    assert counts[1] - counts[0] == 7
-
-
-def test_python_calls_restores_the_profiler_after_an_error() -> None:
-    import sys
-
-    with pytest.raises(ZeroDivisionError):
-        counting.python_calls(lambda: 1 / 0)
-    assert sys.getprofile() is None
-
-
 def test_shuffled_loader_hands_out_whole_batches(lines) -> None:
     loader = train_loader(*lines, SHORT)
     assert isinstance(loader, DataLoader) and isinstance(loader.dataset, TensorDataset)
