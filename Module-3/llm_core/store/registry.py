@@ -54,7 +54,9 @@ def load_model(
         path = next((each for each in found if each.is_file()), path)
     if path.is_dir() and not transformers:
         return model_from_folder(path, dtype)
-    if path.is_file() or not (path.is_dir() or HUB_ID.fullmatch(str(name_or_path))):
+    if not path.exists() and not HUB_ID.fullmatch(str(name_or_path)):
+        raise FileNotFoundError(f"{name_or_path}: no such checkpoint, nor a folder")
+    if path.is_file():
         model, tokenizer = model_from_checkpoint(path)
         return model.to(dtype), tokenizer
     place = path if path.is_dir() else name_or_path
