@@ -16,7 +16,7 @@ from llm_core.costs.counts import (
     num_parameters,
     parameter_parts,
 )
-from llm_core.costs.memory import held_bytes, peak_bytes, saved_bytes
+from llm_core.costs.memory import held_bytes, memory_curve, peak_bytes, saved_bytes
 from llm_core.costs.recipes import RECIPES
 from llm_core.costs.scaling import BESIROGLU, HOFFMANN, optimal_split
 from llm_core.costs.speed import PEAK_FLOPS, days, peak_flops
@@ -175,6 +175,24 @@ def test_peak_bytes_fall_when_memory_is_freed():
         torch.empty(megabyte)
 
     assert peak_bytes(work) == pytest.approx(2 * 2**20, rel=0.01)
+
+
+def test_the_curve_of_a_step_ends_with_the_gradients():
+    config = GPTConfig(300, 64, num_hidden_layers=2, num_attention_heads=4)
+    model, ids = GPT(config), torch.randint(0, 300, (4, 32))
+
+    def work():
+        with torch.profiler.record_function("forward"):
+            loss = model(ids, labels=ids).loss
+        with torch.profiler.record_function("backward"):
+            loss.backward()
+
+    seconds, held, parts = memory_curve(work, ("forward", "backward"))
+    assert sorted(seconds) == seconds and len(seconds) == len(held) and set(parts) == {"forward", "backward"}
+    assert parts["forward"][1] <= parts["backward"][0]
+    forward = [bytes_ for at, bytes_ in zip(seconds, held, strict=True) if at <= parts["forward"][1]]
+    assert forward[-1] == pytest.approx(activation_bytes(config, 4, 32), rel=0.05)
+    assert held[-1] == pytest.approx(4 * num_parameters(config), abs=100)
 
 
 @pytest.mark.parametrize("fit", [HOFFMANN, BESIROGLU])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -53,16 +54,44 @@ def saved_bytes(model: nn.Module, forward: Callable[[], Any]) -> int:
     return total
 
 
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes of tensors on the CPU that `work()` holds at a time beyond those that were there before."""
+class Curve(NamedTuple):
+    """What was held while some work ran.
+
+    Attributes:
+        seconds: of each change, from the first on; the profiler's own cost is in them.
+        held: bytes of tensors on the CPU after it, beyond those that were there before.
+        parts: seconds at which each part named by `torch.profiler.record_function` begins and ends.
+    """
+
+    seconds: list[float]
+    held: list[int]
+    parts: dict[str, tuple[float, float]]
+
+
+def memory_curve(work: Callable[[], Any], parts: Sequence[str] = ()) -> Curve:
+    """Every change of the memory that tensors on the CPU take while `work()` runs.
+
+    Args:
+        work: what to run.
+        parts: names that `work` gives its parts.
+    """
     # The profiler's C++ part announces its start on stderr unless this is set before its first use.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns())
+    start = changes[0].start_ns() if changes else 0
+    named = {
+        event.name(): ((event.start_ns() - start) / 1e9, (event.start_ns() + event.duration_ns() - start) / 1e9)
+        for event in events
+        if event.name() in parts
+    }
+    held = list(accumulate(event.nbytes() for event in changes))
+    return Curve([(event.start_ns() - start) / 1e9 for event in changes], held, named)
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """The most bytes of tensors on the CPU that `work()` holds at a time beyond those that were there before."""
+    return max(memory_curve(work).held, default=0)

@@ -102,10 +102,11 @@ class CrossAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, x: Hidden, source: Source, mask: SourceMask | None) -> Hidden:
-        q, k, v = (
-            projected.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
-            for projected in (self.q_proj(x), self.k_proj(source), self.v_proj(source))
-        )  # (B, H, T, D), and twice (B, K, S, D)
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+
+        q = heads(self.q_proj(x))  # (B, H, T, D)
+        k, v = heads(self.k_proj(source)), heads(self.v_proj(source))  # (B, K, S, D)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] != q.shape[1])
         return self.o_proj(out.transpose(1, 2).flatten(2))
 

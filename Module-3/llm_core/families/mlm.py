@@ -67,17 +67,18 @@ def mask_tokens(
         generator: of the draws; the global one by default.
     """
 
-    def draw(share: float) -> Tensor:
-        return torch.bernoulli(torch.full(input_ids.shape, float(share)), generator=generator).bool()
+    def coin(share: float) -> Tensor:
+        """For each token True with this probability."""
+        flips = torch.bernoulli(torch.full(input_ids.shape, float(share)), generator=generator)
+        return flips.bool().to(input_ids.device)
 
     # The order of the draws is the library's: chosen, replaced by [MASK], replaced by a random token, which one.
-    shares = torch.full(input_ids.shape, float(masking.mlm_probability)).masked_fill(special.cpu(), 0.0)
-    chosen = torch.bernoulli(shares, generator=generator).bool()
-    masked = chosen & draw(masking.mask_replace_prob)
-    inputs = input_ids.masked_fill(masked.to(input_ids.device), mask_token_id)
+    chosen = coin(masking.mlm_probability) & ~special
+    masked = chosen & coin(masking.mask_replace_prob)
+    inputs = input_ids.masked_fill(masked, mask_token_id)
     if masking.random_replace_prob:
         left = 1 - masking.mask_replace_prob
-        replaced = chosen & ~masked & draw(min(1.0, masking.random_replace_prob / left))
-        words = torch.randint(vocab_size, input_ids.shape, generator=generator)
-        inputs = torch.where(replaced.to(inputs.device), words.to(inputs.device), inputs)
-    return Masked(inputs, input_ids.masked_fill(~chosen.to(input_ids.device), IGNORE_INDEX))
+        replaced = chosen & ~masked & coin(min(1.0, masking.random_replace_prob / left))
+        words = torch.randint(vocab_size, input_ids.shape, generator=generator).to(input_ids.device)
+        inputs = torch.where(replaced, words, inputs)
+    return Masked(inputs, input_ids.masked_fill(~chosen, IGNORE_INDEX))
