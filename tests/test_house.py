@@ -190,6 +190,13 @@ def test_workflows_run_only_what_is_pinned_and_keep_no_credentials() -> None:
     installed = re.findall(r"pip install --quiet (\S+)", script)
     assert re.search(r"^uv_version=\d+\.\d+\.\d+$", script, re.MULTILINE)
     assert installed and set(installed) == {'"uv==$uv_version"'}
+    version = re.search(r"^uv_version=(.+)$", script, re.MULTILINE)
+    named = [
+        name
+        for path in (ROOT / ".github/workflows").glob("*.yml")
+        for name in re.findall(r"uv==(\S+)", path.read_text())
+    ]
+    assert version is not None and set(named) == {version[1]}, "the workflows install another uv than .ci/run"
 
 
 def test_ci_uses_the_python_that_the_course_can_use() -> None:

@@ -43,6 +43,9 @@ class Recipe:
         init_std: standard deviation of the first weights; None takes sqrt(2 / (5 hidden_size)).
         validations: how often the validation loss is taken, evenly over the run; the last time is at its end.
         seed: of weights and order.
+
+    Raises:
+        ValueError: when the validations do not divide the steps: the last would not be at the end.
     """
 
     corpus: str = "python-functions"
@@ -57,6 +60,16 @@ class Recipe:
     init_std: float | None = None
     validations: int = 4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.validations < 1 or self.steps % self.validations:
+            wrong = f"validations={self.validations} must divide steps={self.steps}"
+            raise ValueError(f"{wrong}, so that the last is at the end; set validations=1")
+
+    @property
+    def initializer_range(self) -> float:
+        """The standard deviation of the first weights that the model gets."""
+        return math.sqrt(2 / (5 * self.hidden_size)) if self.init_std is None else self.init_std
 
 
 @dataclass(frozen=True)
@@ -138,10 +151,9 @@ def train_baby(recipe: Recipe = Recipe(), accelerator: str = "cpu") -> Baby:
 
 
 def _train(recipe: Recipe, data: LLMDataModule, folder: Path, accelerator: str) -> None:
-    std = recipe.init_std or math.sqrt(2 / (5 * recipe.hidden_size))
     config = GPTConfig(
         data.vocab_size, recipe.hidden_size, num_hidden_layers=recipe.layers, max_position_embeddings=recipe.context,
-        initializer_range=std,
+        initializer_range=recipe.initializer_range,
     )  # fmt: skip
     pl.seed_everything(recipe.seed, verbose=False)
     module = BabyGPT(config, learning_rate=recipe.learning_rate, warmup_steps=recipe.steps // 20)
@@ -149,7 +161,7 @@ def _train(recipe: Recipe, data: LLMDataModule, folder: Path, accelerator: str) 
     trainer = pl.Trainer(
         max_steps=recipe.steps, accelerator=accelerator, devices=1, gradient_clip_val=1.0, logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        val_check_interval=max(1, recipe.steps // recipe.validations), check_val_every_n_epoch=None,
+        val_check_interval=recipe.steps // recipe.validations, check_val_every_n_epoch=None,
         callbacks=[keep, ProgressLine(recipe.corpus)],
     )  # fmt: skip
     trainer.fit(module, data)

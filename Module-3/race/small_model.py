@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -40,7 +39,7 @@ def row_of(kind: str, recipe: Recipe) -> dict[str, Any]:
     tokens = recipe.batch_size * recipe.context
     return {
         "kind": kind, "learning_rate": recipe.learning_rate, "seed": recipe.seed,
-        "init_std": recipe.init_std or math.sqrt(2 / (5 * recipe.hidden_size)), "first_loss": baby.losses[0],
+        "init_std": recipe.initializer_range, "first_loss": baby.losses[0],
         "train_loss": sum(baby.losses[-50:]) / 50,
         "val_loss": {step * tokens: loss for step, loss in baby.val_losses.items()},
     }  # fmt: skip
@@ -55,8 +54,7 @@ def main() -> None:
     record = json.loads(options.record.read_text("utf-8")) if there else {"rows": []}
     known = {(row["learning_rate"], round(row["init_std"], 4), row["seed"]) for row in record["rows"]}
     for kind, recipe in recipes(options.seeds):
-        std = recipe.init_std or math.sqrt(2 / (5 * recipe.hidden_size))
-        if (recipe.learning_rate, round(std, 4), recipe.seed) in known:
+        if (recipe.learning_rate, round(recipe.initializer_range, 4), recipe.seed) in known:
             continue
         row = row_of(kind, recipe)
         print(row, flush=True)

@@ -157,3 +157,10 @@ def test_weights_that_do_not_fit_are_never_drawn(tmp_path, tokenizer, changes, m
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(ValueError, match=message):
         with_padding(*load_model(tmp_path, transformers=True))
+
+
+def test_a_run_of_ours_is_no_model_of_transformers(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match="is a checkpoint of babygpt, not a model of transformers; `babygpt export`"):
+        load_model(tmp_path, transformers=True)

@@ -56,6 +56,8 @@ def load_model(
         return model_from_folder(path, dtype)
     if not path.exists() and not HUB_ID.fullmatch(str(name_or_path)):
         raise FileNotFoundError(f"{name_or_path}: no such checkpoint, nor a folder")
+    if path.is_file() and transformers:
+        raise ValueError(f"{path} is a checkpoint of babygpt, not a model of transformers; `babygpt export` makes one")
     if path.is_file():
         model, tokenizer = model_from_checkpoint(path)
         return model.to(dtype), tokenizer
