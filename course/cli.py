@@ -1,4 +1,4 @@
-"""The command line `course`: run, doctor, status, build."""
+"""The command line `course`: run, record, doctor, status, build."""
 
 from __future__ import annotations
 
@@ -58,6 +58,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default runs/course)")
     run.add_argument("--record", action="store_true", help="write the times to docs/results/notebooks.json")
 
+    record = command("record", _record, "measure on a GPU what the course shows as recorded", _RECORD)
+    record.add_argument("--list", action="store_true", help="the sections, and which hardware each was measured on")
+    record.add_argument("--only", action="append", default=[], metavar="SECTION", help="this one; may be given again")
+    record.add_argument("--budget", metavar="TIME", help="for everything: 8m, 480s")
+    record.add_argument("--again", action="store_true", help="also what is complete for this hardware")
+    record.add_argument("--toy", action="store_true", help="small sizes on any machine, into runs/record: a rehearsal")
+    record.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="for sections that ask, as nanogpt=CHECKOUT"
+    )
+    record.add_argument("--output", type=Path, metavar="DIR", help="where the records go (default docs/results)")
+
     command("doctor", _doctor, "say what this machine has, what is wrong, and what to type", _DOCTOR)
 
     status = command("status", _status, "what you have run, when, and which exercises are solved", _STATUS)
@@ -87,6 +98,14 @@ code 130, after SIGTERM 143), and the same command continues: notebooks whose co
 run again. After a run that went through, the next one runs everything again.
 
 One run at a time writes to a folder. A folder in which the notebooks themselves lie is refused."""
+
+_RECORD = """\
+Measure, on a machine with a GPU, every value that lessons show as recorded: in order of worth, in sections of at most
+a minute, each row written to docs/results the moment it is there. A section that is complete for this hardware is not
+measured again; after a time limit or Ctrl-C the same command goes on. `python -m course.record` is the same from a
+checkout that is not installed; what a section lacks there it says, and the others go on.
+
+The exit code is 1 when a section that was begun did not come to its end."""
 
 _DOCTOR = """\
 Say what this machine has (Python, torch, GPUs, memory, disk, kernels), which scale a notebook will pick and why,
@@ -133,6 +152,23 @@ def _run(options: argparse.Namespace) -> int:
         if options.record:
             print(record.write(curriculum, running.state, chosen))
     return status
+
+
+def _record(options: argparse.Namespace) -> int:
+    from course.record import command
+
+    curriculum = load(find_root())
+    if options.list:
+        print(command.listing(curriculum))
+        return 0
+    for pair in options.option:
+        if "=" not in pair:
+            raise CourseError(f"--option {pair!r} must be written as name=value")
+    asked = command.Options(
+        tuple(options.only), command.seconds(options.budget) if options.budget else None, options.toy, options.again,
+        dict(pair.split("=", 1) for pair in options.option), options.output,
+    )  # fmt: skip
+    return command.record(curriculum, asked)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -25,8 +25,10 @@ _KEYS: dict[str, dict[str, type]] = {
         "name": str, "week": int, "question": str, "needs": list, "leaves": str, "hardware": str,
         "papers": list, "pieces": list,
     },
+    "record": {"name": str, "measures": str, "function": str, "seconds": int, "options": list},
 }  # fmt: skip
-_OPTIONAL = {"pieces"}
+_OPTIONAL = {"pieces", "options"}
+MOST_SECONDS = 60  # of a section of records: a run with a time limit loses no more than that
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,30 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class RecordSection:
+    """Values that `course record` measures in one go, into `docs/results/NAME.json`.
+
+    Attributes:
+        function: "module:name" of what measures them: a `course.record.Setting` in, rows out one after the other.
+        seconds: after which it is ended.
+        options: names of `--option name=value` without which it measures nothing.
+    """
+
+    name: str
+    measures: str
+    function: str
+    seconds: int
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Curriculum:
-    """The whole plan, in order. A lesson is done when its notebook exists under `root`."""
+    """The whole plan, in order; `records` in order of worth. A lesson is done when its notebook exists under `root`."""
 
     root: Path
     phases: tuple[Phase, ...]
     modules: tuple[Module, ...]
+    records: tuple[RecordSection, ...] = ()
 
     @property
     def lessons(self) -> list[Lesson]:
@@ -153,16 +173,20 @@ def load(root: Path) -> Curriculum:
         raise CourseError(f"{PLAN} is nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise CourseError(f"{PLAN} is not TOML: {error}") from None
-    _known(raw, {"phase", "module"}, "the file")
+    _known(raw, {"phase", "module", "record"}, "the file")
     phases = tuple(_phase(entry, place) for entry, place in _tables(raw, "phase", "the file"))
     modules = tuple(_module(entry, place) for entry, place in _tables(raw, "module", "the file"))
-    curriculum = Curriculum(root, phases, modules)
+    records = tuple(_record(entry, place) for entry, place in _tables(raw, "record", "the file"))
+    curriculum = Curriculum(root, phases, modules, records)
     for lesson in curriculum.lessons:
         if not any(lesson.week in phase.weeks for phase in phases):
             raise CourseError(f"{PLAN}: lesson {lesson.name!r} is in week {lesson.week}, which no phase holds")
     folders = [module.folder for module in modules]
     if len(set(folders)) < len(folders):
         raise CourseError(f"{PLAN}: two modules share a folder: {', '.join(folders)}")
+    names = [record.name for record in records]
+    if len(set(names)) < len(names):
+        raise CourseError(f"{PLAN}: two records share a name: {', '.join(names)}")
     return curriculum
 
 
@@ -209,7 +233,7 @@ def _fields(kind: str, entry: Mapping[str, Any], place: str) -> dict[str, Any]:
             raise CourseError(f"{PLAN}: {place}: {key!r} must be {wanted}, not {value!r}")
         if isinstance(value, list) and key not in ("weeks", "lesson") and not all(isinstance(x, str) for x in value):
             raise CourseError(f"{PLAN}: {place}: {key!r} must be a list of texts, not {value!r}")
-        if key in ("folder", "name") and kind in ("module", "lesson") and not _stays(str(value)):
+        if key in ("folder", "name") and kind in ("module", "lesson", "record") and not _stays(str(value)):
             raise CourseError(f"{PLAN}: {place}: {key!r} must be the name of a file below the course, not {value!r}")
         values[key] = tuple(value) if isinstance(value, list) else value
     return values
@@ -230,6 +254,15 @@ def _phase(entry: Mapping[str, Any], place: str) -> Phase:
     for week in phase.weeks:
         _week(week, place)
     return phase
+
+
+def _record(entry: Mapping[str, Any], place: str) -> RecordSection:
+    record = RecordSection(**_fields("record", entry, place))
+    if not re.fullmatch(r"[\w.]+:\w+", record.function):
+        raise CourseError(f"{PLAN}: {place}: 'function' must be written as module:name, not {record.function!r}")
+    if not 0 < record.seconds <= MOST_SECONDS:
+        raise CourseError(f"{PLAN}: {place}: 'seconds' must be 1 to {MOST_SECONDS}, not {record.seconds}")
+    return record
 
 
 def _module(entry: Mapping[str, Any], place: str) -> Module:

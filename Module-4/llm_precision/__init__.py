@@ -1,0 +1,1 @@
+"""Module 4's helper package: number formats, stable steps, honest benchmarks, attention kernels, scaling laws."""

@@ -1,0 +1,1 @@
+"""What `course record` measures for this module; the plan lists each function."""

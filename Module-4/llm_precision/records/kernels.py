@@ -1,0 +1,155 @@
+"""Lesson 4's attention kernels: seconds, bytes and errors, over the length of the text at equally many tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from course.record import Setting
+from llm_precision.attention.tiled import naive_attention, tiled_attention
+from llm_precision.benchmark import why
+from llm_precision.meters import held_and_peak, interleaved
+
+HEADS, WIDTH = 12, 64
+BLOCKS = ((64, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2), (64, 128, 4, 2))
+
+
+def _library(backend: SDPBackend) -> Callable[..., Tensor]:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return attend
+
+
+def _ways(setting: Setting, time: int, best: tuple[Any, Any]) -> dict[str, Callable[..., Tensor]]:
+    from llm_precision.attention.kernel import flash_attention
+
+    ways: dict[str, Callable[..., Tensor]] = {
+        "naive": naive_attention,
+        "Triton": lambda q, k, v: flash_attention(q, k, v, True, *best),
+        "SDPA, flash": _library(SDPBackend.FLASH_ATTENTION),
+    }
+    if setting.device == "cuda":
+        ways["SDPA, cuDNN"] = _library(SDPBackend.CUDNN_ATTENTION)
+    if time <= 4096:
+        ways["tiled, PyTorch"] = lambda q, k, v: tiled_attention(q, k, v, True, 256)
+    return ways
+
+
+def _inputs(setting: Setting, batch: int, heads: int, time: int, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    shape = (batch, heads, time, WIDTH)
+    return [torch.randn(shape, device=setting.device).to(dtype).requires_grad_() for _ in range(3)]
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    return ((found.double() - wanted).norm() / wanted.norm()).item()
+
+
+def errors(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Relative errors of outputs and gradients against float64, at lengths that are no multiple of a tile."""
+    kinds = setting.pick(full=(torch.float32, torch.float16, torch.bfloat16), toy=(torch.float32,))
+    for dtype in kinds:
+        for time in setting.pick(full=(1, 37, 512, 1000), toy=(37,)):
+            inputs = _inputs(setting, 1, 2, time, dtype)
+            upstream = torch.randn_like(inputs[0])
+            wide = [x.detach().double().requires_grad_() for x in inputs]
+            wanted = naive_attention(*wide)
+            gradients = torch.autograd.grad(wanted, wide, upstream.double())
+            for name, way in _ways(setting, time, (_blocks(64, 64, 4, 2), _blocks(32, 32, 4, 2))).items():
+                row = {"row": f"{name}, {str(dtype)[6:]}, {time}", "time": time}
+                try:
+                    out = way(*inputs)
+                    found = torch.autograd.grad(out, inputs, upstream)
+                except Exception as error:
+                    yield {**row, "missing": why(error)}
+                    continue
+                told = dict(zip(("out", "q", "k", "v"), (out, *found), strict=True))
+                pairs = zip(told.items(), (wanted, *gradients), strict=True)
+                yield {**row, "relative_error": {part: _error(ours, theirs) for (part, ours), theirs in pairs}}
+
+
+def _blocks(*sizes: int) -> Any:
+    from llm_precision.attention.kernel import Blocks
+
+    return Blocks(*sizes)
+
+
+def tiles(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Seconds of the Triton kernel by the sizes of its tiles, at 2,048 positions, forward and backward pass apart."""
+    from llm_precision.attention.kernel import flash_attention
+
+    time, batch = setting.pick(full=2048, toy=32), setting.pick(full=8, toy=1)
+    inputs = _inputs(setting, batch, HEADS, time, setting.pick(full=torch.bfloat16, toy=torch.float32))
+    upstream = torch.randn_like(inputs[0])
+    for sizes in setting.pick(full=BLOCKS, toy=BLOCKS[:1]):
+        row: dict[str, Any] = {"row": "{} x {}, {} warps, {} stages".format(*sizes), "blocks": list(sizes)}
+        try:
+            out = flash_attention(*inputs, True, _blocks(*sizes))
+            forward = interleaved(
+                {"forward": lambda sizes=sizes: flash_attention(*inputs, True, _blocks(*sizes))},
+                setting.device, setting.pick(full=5, toy=1), 1, setting.pick(full=10, toy=1),
+            )["forward"]  # fmt: skip
+            backward = interleaved(
+                {"backward": lambda out=out: torch.autograd.grad(out, inputs, upstream, retain_graph=True)},
+                setting.device, setting.pick(full=5, toy=1), 1, setting.pick(full=10, toy=1),
+            )["backward"]  # fmt: skip
+            row.update(forward_seconds=_middle(forward), backward_seconds=_middle(backward))
+        except Exception as error:
+            row["missing"] = why(error)
+        yield row
+
+
+def _middle(times: list[float]) -> float:
+    return sorted(times)[len(times) // 2]
+
+
+def speeds(setting: Setting) -> Iterator[dict[str, Any]]:
+    """Seconds of forward, and of forward and backward, and the peak of bytes, for 16,384 tokens in rows of each length.
+
+    FLOPs count what a causal kernel must do: half of the T x T products; twice and a half as many for the backward pass.
+    """
+    best = (_blocks(128, 64, 4, 3), _blocks(64, 64, 4, 3))
+    dtype = setting.pick(full=torch.bfloat16, toy=torch.float32)
+    for time in setting.pick(full=(512, 1024, 2048, 4096, 8192, 16384), toy=(32,)):
+        batch = setting.pick(full=16384, toy=64) // time
+        inputs = _inputs(setting, batch, HEADS, time, dtype)
+        upstream = torch.randn_like(inputs[0])
+        forward_flops = 2 * batch * HEADS * time**2 * WIDTH
+        works: dict[str, Callable[[], Any]] = {}
+        peaks: dict[str, int] = {}
+        for name, way in _ways(setting, time, best).items():
+
+            def forward(way: Callable[..., Tensor] = way) -> Tensor:
+                with torch.no_grad():
+                    return way(*inputs)
+
+            def both(way: Callable[..., Tensor] = way) -> Any:
+                return torch.autograd.grad(way(*inputs), inputs, upstream)
+
+            try:
+                _, held, peak = held_and_peak(lambda both=both: both, setting.device)
+            except Exception as error:
+                yield {"row": f"{name}, {time}", "way": name, "time": time, "missing": why(error)}
+                if setting.device == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            peaks[name] = peak - held
+            works |= {f"{name}: forward": forward, f"{name}: both": both}
+        rounds, repeats = setting.pick(full=(5, 3), toy=(1, 1))
+        times = interleaved(works, setting.device, rounds, 1, repeats)
+        for name, peak in peaks.items():
+            one, two = _middle(times[f"{name}: forward"]), _middle(times[f"{name}: both"])
+            yield {
+                "row": f"{name}, {time}", "way": name, "time": time, "batch": batch, "heads": HEADS, "head_dim": WIDTH,
+                "forward_seconds": one, "both_seconds": two, "peak_bytes": peak,
+                "forward_flops_per_second": forward_flops / one, "both_flops_per_second": 3.5 * forward_flops / two,
+                "scores_bytes": batch * HEADS * time**2 * inputs[0].element_size(),
+            }  # fmt: skip
+
