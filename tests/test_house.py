@@ -23,7 +23,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = ("notebooks", "exercises", "solutions")
 BIN = Path(sys.executable).parent
 # From the ground up: each imports only from those before it. A new module adds its package at the end.
-FLOORS = ["course", "annotated_transformer", "simple_training", "lightning_basics", "llm_data", "llm_core"]
+FLOORS = [
+    "course",
+    "annotated_transformer",
+    "simple_training",
+    "lightning_basics",
+    "llm_data",
+    "llm_core",
+    "llm_precision",
+]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
 
 

@@ -1,8 +1,8 @@
 """Tokens a second of a training step, for a model of lesson 5's ladder, under Lightning with `BabyGPT`.
 
-    uv run python Module-3/race/train_step.py 1M                                            # here, in seconds
-    uv run python Module-3/race/train_step.py 1B --record docs/results/train_steps.json     # one GPU
-    uv run python Module-3/race/train_step.py 1B --devices 2 --record docs/results/train_steps.json
+    uv run python Module-3/race/train_step.py 1M                  # here, in seconds
+    uv run python Module-3/race/train_step.py 1B --devices 2      # two GPUs
+    uv run course record --only train_steps                       # the whole ladder on one GPU, into docs/results
 
 On GPUs where there are any, else on processes of the CPU. Rows of random tokens, as long as the model's context: the
 time of a step does not depend on what it reads. With several devices each holds the whole model (DDP). AdamW;
@@ -12,10 +12,7 @@ time of a step does not depend on what it reads. With several devices each holds
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -69,13 +66,12 @@ def measure(
         "steps": steps, "precision": precision, "loss_chunk": loss_chunk, "tokens_per_second": round(rate),
         "model_flops_per_second": rate * flops_per_token(config, context),
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else None,
-        "hardware": torch.cuda.get_device_name() if gpu else scale.hardware, "torch": torch.__version__,
-        "date": date.today().isoformat(),
+        "hardware": torch.cuda.get_device_name() if gpu else scale.hardware,
     }  # fmt: skip
 
 
 def main() -> None:
-    """Measure, print, and write a record where one is asked for."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=CONFIGS, help="a name of lesson 5's ladder")
     parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes of the CPU (1)")
@@ -83,7 +79,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="20; the first quarter is not timed")
     parser.add_argument("--precision", help="of Lightning's Trainer (bf16-true on a GPU, else 32-true)")
     parser.add_argument("--loss-chunk", type=int, default=0, help="tokens whose logits exist at a time; 0 for all")
-    parser.add_argument("--record", type=Path, help="append what was measured to this JSON file")
     options = parser.parse_args()
     gpus = torch.cuda.device_count()
     if options.devices < 1 or 0 < gpus < options.devices:
@@ -96,9 +91,6 @@ def main() -> None:
         return
     for name, value in row.items():
         print(f"{name:<24}{value:,.4g}" if isinstance(value, float) else f"{name:<24}{value}")
-    if options.record:
-        old = json.loads(options.record.read_text("utf-8")) if options.record.is_file() else []
-        options.record.write_text(json.dumps([*old, row], indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

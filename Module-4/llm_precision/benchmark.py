@@ -1,4 +1,4 @@
-"""One function from a list of variants to a table: memory, seconds in turns, and a reason where a variant cannot run."""
+"""From a list of variants to a table: memory, seconds in turns, and a reason where a variant cannot run."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def speed(row: Row) -> float:
 
 
 def table(rows: Sequence[Row], baseline: str | None = None) -> str:
-    """The rows as lines of text: milliseconds with their spread, tokens/s, the factor over `baseline`, MiB, the loss."""
+    """The rows as lines: milliseconds with their spread, tokens/s, the factor over `baseline`, MiB, the loss."""
     first = next((row for row in rows if row.name == (baseline or rows[0].name)), rows[0])
     lines = [f"{'':<26}{'ms':>9}{'±%':>6}{'tokens/s':>11}{'faster':>8}{'held MiB':>10}{'peak MiB':>10}{'loss':>9}"]
     for row in rows:
@@ -131,6 +131,7 @@ def table(rows: Sequence[Row], baseline: str | None = None) -> str:
         factor = f"{speed(row) / speed(first):.2f}" if first.seconds else ""
         lines.append(
             f"{row.name:<26}{1e3 * row.seconds.median:9.2f}{50 * row.seconds.spread:6.1f}"
-            f"{row.tokens_per_second or 0:11,.0f}{factor:>8}{row.held / 2**20:10.1f}{row.peak / 2**20:10.1f}{row.loss:9.4f}"
+            f"{row.tokens_per_second or 0:11,.0f}{factor:>8}"
+            f"{row.held / 2**20:10.1f}{row.peak / 2**20:10.1f}{row.loss:9.4f}"
         )
     return "\n".join(lines)

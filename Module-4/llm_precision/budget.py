@@ -48,9 +48,9 @@ class Peak:
 def predict_peak(config: GPTConfig, batch: int, time: int, width: int = 4, old_gradients: bool = False) -> Peak:
     """The peak of a step with AdamW whose weights, gradients and moments are all of `width` bytes a number.
 
-    Beside what is saved, the loss takes at the end of the forward pass: the logits (`width` bytes), and at width 2 their
-    copy in float32. At the start of the backward pass it takes the gradients of log-probabilities and of logits, both
-    in float32.
+    Beside what is saved, the loss takes at the end of the forward pass: the logits (`width` bytes), and at width 2
+    their copy in float32. At the start of the backward pass it takes the gradients of log-probabilities and of logits,
+    both in float32.
 
     Args:
         config: sizes.

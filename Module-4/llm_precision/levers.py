@@ -89,7 +89,7 @@ def loss_function(model: GPT, levers: Levers) -> Callable[[Tensor], Tensor]:
 
 @contextlib.contextmanager
 def precision_of(levers: Levers, device: str) -> Any:
-    """The rounding of products while a forward pass runs, and the kernel of attention; both are as before afterwards."""
+    """How products round while a forward pass runs, and the kernel of attention; both are as before afterwards."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = levers.precision != "fp32"
     kind = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}.get(levers.precision)

@@ -98,7 +98,7 @@ def held_and_peak(build: Callable[[], Callable[[], Any]], device: str = "cpu") -
         made[0]()
         torch.cuda.synchronize()
         return made[0], held, torch.cuda.max_memory_allocated() - before
-    held = memory_curve(begin).held[-1]
+    held = [0, *memory_curve(begin).held][-1]
     return made[0], held, held + max(memory_curve(made[0]).held, default=0)
 
 

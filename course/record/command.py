@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import re
@@ -54,7 +55,7 @@ class Options:
 
 
 def seconds(text: str) -> float:
-    """"8m", "90s" or "480" in seconds.
+    """ "8m", "90s" or "480" in seconds.
 
     Raises:
         CourseError: for anything else.
@@ -99,14 +100,20 @@ def record(curriculum: Curriculum, options: Options, say: Callable[[str], Any] =
             say(f"there    {section.name}")
         else:
             todo.append(section)
+    end = math.inf if options.budget is None else begun + options.budget
     failed = 0
     while todo:
-        left = None if options.budget is None else options.budget - (time.monotonic() - begun)
-        if left is not None and left < min(section.seconds for section in todo):
+        fitting = [section for section in todo if time.monotonic() + section.seconds <= end]
+        if not fitting:
             say(f"no time  {', '.join(section.name for section in todo)}: the same command goes on")
             break
-        todo, ended_badly = _work(curriculum, options, todo, folder, head, say, begun)
-        failed += ended_badly
+        child = Child(curriculum.root, options, fitting, on_gpu=head["driver"] is not None)
+        try:
+            measured, badly = _listen(child, fitting, folder, head, end, say)
+        finally:
+            child.end()
+        todo = [section for section in todo if section not in measured]
+        failed += badly
     return int(failed > 0)
 
 
@@ -125,7 +132,9 @@ def _head(curriculum: Curriculum, machine: dict[str, Any]) -> dict[str, Any]:
             versions[name] = version(name)
     git = ["git", "-C", str(curriculum.root)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
     except OSError:
         commit = ""
     return {
@@ -160,73 +169,79 @@ def _save(folder: Path, section: RecordSection, run: dict[str, Any]) -> None:
     write_text(path, json.dumps([*others, run], indent=1, ensure_ascii=False) + "\n")
 
 
-def _work(
-    curriculum: Curriculum, options: Options, todo: list[RecordSection], folder: Path, head: dict[str, Any],
-    say: Callable[[str], Any], begun: float,
-) -> tuple[list[RecordSection], int]:  # fmt: skip
-    """One worker over as many sections as it lives for; returns those that are left, and how many ended badly."""
-    handed, names = json.dumps(options.handed), [section.name for section in todo]
-    size = "toy" if options.toy else "full"
-    environ = dict(os.environ)
-    if head["driver"] is None:
-        environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
-    child = subprocess.Popen(
-        [sys.executable, "-m", "course.record.worker", str(curriculum.root), size, handed, *names],
-        stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environ, start_new_session=True,
-    )  # fmt: skip
-    lines: queue.Queue[str] = queue.Queue()
+class Child:
+    """The process that measures, and what it says."""
 
-    def listen() -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
-            lines.put(line)
-        lines.put("")
+    def __init__(self, root: Path, options: Options, sections: list[RecordSection], on_gpu: bool) -> None:
+        size, handed = "toy" if options.toy else "full", json.dumps(options.handed)
+        environ = dict(os.environ)
+        if not on_gpu:
+            environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "course.record.worker", str(root), size, handed, *(each.name for each in sections)],
+            stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environ, start_new_session=True,
+        )  # fmt: skip
+        self._said: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._hear, daemon=True).start()
 
-    threading.Thread(target=listen, daemon=True).start()
-    failed, now, run, since, limit = 0, None, {}, time.monotonic(), float(START_SECONDS)
-    try:
-        while True:
-            patience = since + limit - time.monotonic()
-            if options.budget is not None:
-                patience = min(patience, begun + options.budget - time.monotonic())
-            try:
-                line = lines.get(timeout=max(patience, 0.01))
-            except queue.Empty:
-                line = None
-            message = json.loads(line) if line else {}
-            if "begin" in message:
-                now, since, limit = todo[0], time.monotonic(), float(todo[0].seconds)
-                run = {**head, "complete": False, "rows": []}
-                say(f"begun    {now.name}: {now.measures}")
-            elif "row" in message and now is not None:
-                run["rows"].append(message["row"])
-                _save(folder, now, run)
-            elif "end" in message and now is not None:
-                run.update(complete=not message["missing"], seconds=round(time.monotonic() - since, 1))
-                if message["missing"]:
-                    run["missing"] = message["missing"]
-                    failed += 1
-                _save(folder, now, run)
-                say(f"{'FAILED ' if message['missing'] else 'ok     '}  {now.name}: {len(run['rows'])} rows, "
-                    f"{run['seconds']} s{'; ' if message['missing'] else ''}{message['missing']}")  # fmt: skip
-                todo, now = todo[1:], None
-                left = None if options.budget is None else options.budget - (time.monotonic() - begun)
-                if not todo or (left is not None and left < todo[0].seconds):
-                    return (todo if not todo else _fitting(todo, left)), failed
-            else:  # silence past the limit, or the worker is gone
-                reason = f"ended after {limit:.0f} s" if line is None else f"its process ended ({child.wait()})"
-                if now is None:
-                    raise CourseError(f"nothing more recorded: the worker {reason} before a section began")
-                run.update(complete=False, missing=reason, seconds=round(time.monotonic() - since, 1))
-                _save(folder, now, run)
-                say(f"FAILED   {now.name}: {len(run['rows'])} rows; {reason}")
-                return todo[1:], failed + 1
-    finally:
+    def _hear(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._said.put(line)
+        self._said.put("")
+
+    def message(self, until: float) -> dict[str, Any] | str:
+        """Its next words; or, as a text, why there are none: it was silent until then, or is gone."""
+        begun = time.monotonic()
+        try:
+            line = self._said.get(timeout=max(until - begun, 0.01))
+        except queue.Empty:
+            return "silent"
+        return dict(json.loads(line)) if line else f"its process ended ({self._process.wait()})"
+
+    def end(self) -> None:
+        """Kill it with whatever it started."""
         with suppress(OSError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
-def _fitting(todo: list[RecordSection], left: float | None) -> list[RecordSection]:
-    """Those that still fit first: a short one may where a long one does not."""
-    return sorted(todo, key=lambda section: left is not None and section.seconds > left)
+def _listen(
+    child: Child, sections: list[RecordSection], folder: Path, head: dict[str, Any], end: float,
+    say: Callable[[str], Any],
+) -> tuple[list[RecordSection], int]:  # fmt: skip
+    """Keep what the child says, until it is done, must be ended, or the next section does not fit before `end`.
+
+    Returns the sections that were begun, and how many of them ended badly.
+    """
+    badly = 0
+    for number, section in enumerate(sections):
+        if number and time.monotonic() + section.seconds > end:
+            return sections[:number], badly
+        message = child.message(time.monotonic() + START_SECONDS)
+        if isinstance(message, str):
+            raise CourseError(f"nothing more recorded: {message} before {section.name} began")
+        begun = time.monotonic()
+        run: dict[str, Any] = {**head, "complete": False, "rows": []}
+        say(f"begun    {section.name}: {section.measures}")
+        while True:
+            message = child.message(begun + section.seconds)
+            if isinstance(message, dict) and "row" in message:
+                run["rows"].append(message["row"])
+                _save(folder, section, run)
+                continue
+            break
+        killed = isinstance(message, str)
+        missing = f"ended after {section.seconds} s" if message == "silent" else message
+        if isinstance(missing, dict):
+            missing = missing["missing"]
+        run.update(complete=not missing, seconds=round(time.monotonic() - begun, 1))
+        if missing:
+            run["missing"] = missing
+            badly += 1
+        _save(folder, section, run)
+        told = f"{section.name}: {len(run['rows'])} rows, {run['seconds']} s"
+        say(f"FAILED   {told}; {missing}" if missing else f"ok       {told}")
+        if killed:
+            return sections[: number + 1], badly
+    return sections, badly

@@ -19,16 +19,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-if not torch.cuda.is_available() and os.environ.setdefault("TRITON_INTERPRET", "1") == "1":
-    # Triton's own functions are made for the interpreter, or for a GPU, when it is imported.
-    if "triton.language" in sys.modules and type(sys.modules["triton.language"].max).__name__ == "JITFunction":
-        raise ImportError(
-            "Triton was imported before this file, for a GPU that is not there; import llm_precision.attention.kernel "
-            "earlier (before torch.compile runs), or start Python with TRITON_INTERPRET=1"
-        )
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    # Triton makes its own functions for a GPU or for the interpreter when it is imported, and Lightning imports it.
+    # What was made for a GPU that is not there is made anew; its compiled part stays.
+    for name in [name for name in sys.modules if name.split(".")[0] == "triton" and "._C" not in name]:
+        del sys.modules[name]
 
-import triton  # noqa: E402  (it reads the variable above when it is imported)
-import triton.language as tl  # noqa: E402
+import triton
+import triton.language as tl
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 LOG2E = tl.constexpr(math.log2(math.e))
@@ -94,7 +93,7 @@ def _attend(
 
 @triton.jit(do_not_specialize=["T"])  # one compilation for every length
 def _forward(
-    Q, K, V, O, SUMS, scale, T,
+    Q, K, V, OUT, SUMS, scale, T,
     CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries against all the keys that it sees. Dao 2023, algorithm 1."""
@@ -117,7 +116,7 @@ def _forward(
     largest, total, weighted = _attend(
         q, largest, total, weighted, K + place, V + place, row, whole, last, T, scale, True, CAUSAL, M, N, D, EXACT
     )
-    _store(O + place, row, T, weighted / total[:, None], M, D)
+    _store(OUT + place, row, T, weighted / total[:, None], M, D)
     rows = row + tl.arange(0, M)
     tl.store(SUMS + head * T + rows, (largest + tl.log2(total)) / LOG2E, mask=rows < T)
 
@@ -262,14 +261,19 @@ def _launch(blocks: Blocks) -> dict[str, int]:
 
 
 def flash_attention(
-    q: Heads, k: Heads, v: Heads, causal: bool = True, blocks: Blocks = Blocks(), backward_blocks: Blocks | None = None
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    causal: bool = True,
+    blocks: Blocks | None = None,
+    backward_blocks: Blocks | None = None,
 ) -> Heads:
     """softmax(q k^T / sqrt(D)) v by the kernels of this file; its gradients too.
 
     Args:
         q, k, v: float32, float16 or bfloat16, with equally many heads; products are summed in float32.
         causal: hide the keys after each query.
-        blocks: of the forward pass; powers of two, 16 or more.
+        blocks: of the forward pass (64 x 64); powers of two, 16 or more.
         backward_blocks: of the backward pass (as `blocks`).
 
     Raises:
@@ -284,9 +288,10 @@ def flash_attention(
     if q.is_cuda == INTERPRETED:
         reason = "TRITON_INTERPRET=1 is set: unset it" if q.is_cuda else "the kernels are compiled for a GPU"
         raise ValueError(f"tensors on {q.device}, and {reason}, or move the tensors")
+    blocks = blocks or Blocks()
     for sizes in filter(None, (blocks, backward_blocks)):
         for size in (sizes.queries, sizes.keys):
             if size < 16 or size & (size - 1):
                 raise ValueError(f"a tile of {size} must be a power of two, 16 or more")
-    out: Tensor = _Flash.apply(q, k, v, causal, blocks, backward_blocks or blocks)  # type: ignore[no-untyped-call]
+    out: Tensor = _Flash.apply(q, k, v, causal, blocks, backward_blocks or blocks)
     return out

@@ -112,5 +112,5 @@ def tiled_attention(q: Heads, k: Heads, v: Heads, causal: bool = True, block: in
         raise ValueError(f"block={block} must be 1 or more")
     if not q.shape == k.shape == v.shape:
         raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must have one shape")
-    out: Tensor = _Tiled.apply(q, k, v, causal, block)  # type: ignore[no-untyped-call]
+    out: Tensor = _Tiled.apply(q, k, v, causal, block)
     return out

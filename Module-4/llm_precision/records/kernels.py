@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from llm_precision.benchmark import why
 from llm_precision.meters import held_and_peak, interleaved
 
 HEADS, WIDTH = 12, 64
+Inputs = tuple[Tensor, Tensor, Tensor]
 BLOCKS = ((64, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2), (64, 128, 4, 2))
 
 
@@ -42,10 +44,11 @@ def _ways(setting: Setting, time: int, best: tuple[Any, Any]) -> dict[str, Calla
     return ways
 
 
-def _inputs(setting: Setting, batch: int, heads: int, time: int, dtype: torch.dtype) -> list[Tensor]:
+def _inputs(setting: Setting, batch: int, heads: int, time: int, dtype: torch.dtype) -> Inputs:
     torch.manual_seed(0)
     shape = (batch, heads, time, WIDTH)
-    return [torch.randn(shape, device=setting.device).to(dtype).requires_grad_() for _ in range(3)]
+    q, k, v = (torch.randn(shape, device=setting.device).to(dtype).requires_grad_() for _ in range(3))
+    return q, k, v
 
 
 def _error(found: Tensor, wanted: Tensor) -> float:
@@ -59,8 +62,8 @@ def errors(setting: Setting) -> Iterator[dict[str, Any]]:
         for time in setting.pick(full=(1, 37, 512, 1000), toy=(37,)):
             inputs = _inputs(setting, 1, 2, time, dtype)
             upstream = torch.randn_like(inputs[0])
-            wide = [x.detach().double().requires_grad_() for x in inputs]
-            wanted = naive_attention(*wide)
+            q, k, v = wide = tuple(x.detach().double().requires_grad_() for x in inputs)
+            wanted = naive_attention(q, k, v)
             gradients = torch.autograd.grad(wanted, wide, upstream.double())
             for name, way in _ways(setting, time, (_blocks(64, 64, 4, 2), _blocks(32, 32, 4, 2))).items():
                 row = {"row": f"{name}, {str(dtype)[6:]}, {time}", "time": time}
@@ -87,20 +90,17 @@ def tiles(setting: Setting) -> Iterator[dict[str, Any]]:
 
     time, batch = setting.pick(full=2048, toy=32), setting.pick(full=8, toy=1)
     inputs = _inputs(setting, batch, HEADS, time, setting.pick(full=torch.bfloat16, toy=torch.float32))
-    upstream = torch.randn_like(inputs[0])
+    q, k, v = inputs
+    upstream = torch.randn_like(q)
+    rounds, repeats = setting.pick(full=(5, 10), toy=(1, 1))
     for sizes in setting.pick(full=BLOCKS, toy=BLOCKS[:1]):
         row: dict[str, Any] = {"row": "{} x {}, {} warps, {} stages".format(*sizes), "blocks": list(sizes)}
+        forward = partial(flash_attention, q, k, v, True, _blocks(*sizes))
         try:
-            out = flash_attention(*inputs, True, _blocks(*sizes))
-            forward = interleaved(
-                {"forward": lambda sizes=sizes: flash_attention(*inputs, True, _blocks(*sizes))},
-                setting.device, setting.pick(full=5, toy=1), 1, setting.pick(full=10, toy=1),
-            )["forward"]  # fmt: skip
-            backward = interleaved(
-                {"backward": lambda out=out: torch.autograd.grad(out, inputs, upstream, retain_graph=True)},
-                setting.device, setting.pick(full=5, toy=1), 1, setting.pick(full=10, toy=1),
-            )["backward"]  # fmt: skip
-            row.update(forward_seconds=_middle(forward), backward_seconds=_middle(backward))
+            backward = partial(torch.autograd.grad, forward(), inputs, upstream, retain_graph=True)
+            works: dict[str, Callable[[], Any]] = {"forward": forward, "backward": backward}
+            times = interleaved(works, setting.device, rounds, 1, repeats)
+            row.update({f"{name}_seconds": _middle(seconds) for name, seconds in times.items()})
         except Exception as error:
             row["missing"] = why(error)
         yield row
@@ -110,10 +110,23 @@ def _middle(times: list[float]) -> float:
     return sorted(times)[len(times) // 2]
 
 
+def _itself(work: Callable[[], Any]) -> Callable[[], Any]:
+    return work
+
+
+def _without_graph(way: Callable[..., Tensor], inputs: Inputs) -> Tensor:
+    with torch.no_grad():
+        return way(*inputs)
+
+
+def _with_gradients(way: Callable[..., Tensor], inputs: Inputs, upstream: Tensor) -> Any:
+    return torch.autograd.grad(way(*inputs), inputs, upstream)
+
+
 def speeds(setting: Setting) -> Iterator[dict[str, Any]]:
     """Seconds of forward, and of forward and backward, and the peak of bytes, for 16,384 tokens in rows of each length.
 
-    FLOPs count what a causal kernel must do: half of the T x T products; twice and a half as many for the backward pass.
+    FLOPs count what a causal kernel must do: half of the T x T products; for the backward pass 2.5 times as many.
     """
     best = (_blocks(128, 64, 4, 3), _blocks(64, 64, 4, 3))
     dtype = setting.pick(full=torch.bfloat16, toy=torch.float32)
@@ -125,16 +138,9 @@ def speeds(setting: Setting) -> Iterator[dict[str, Any]]:
         works: dict[str, Callable[[], Any]] = {}
         peaks: dict[str, int] = {}
         for name, way in _ways(setting, time, best).items():
-
-            def forward(way: Callable[..., Tensor] = way) -> Tensor:
-                with torch.no_grad():
-                    return way(*inputs)
-
-            def both(way: Callable[..., Tensor] = way) -> Any:
-                return torch.autograd.grad(way(*inputs), inputs, upstream)
-
+            forward, both = partial(_without_graph, way, inputs), partial(_with_gradients, way, inputs, upstream)
             try:
-                _, held, peak = held_and_peak(lambda both=both: both, setting.device)
+                _, held, peak = held_and_peak(partial(_itself, both), setting.device)
             except Exception as error:
                 yield {"row": f"{name}, {time}", "way": name, "time": time, "missing": why(error)}
                 if setting.device == "cuda":
@@ -152,4 +158,3 @@ def speeds(setting: Setting) -> Iterator[dict[str, Any]]:
                 "forward_flops_per_second": forward_flops / one, "both_flops_per_second": 3.5 * forward_flops / two,
                 "scores_bytes": batch * HEADS * time**2 * inputs[0].element_size(),
             }  # fmt: skip
-

@@ -1,4 +1,4 @@
-"""What a trainer costs: the same model, batches and AdamW in a bare loop, under Lightning, and in transformers' Trainer."""
+"""What a trainer costs: one model, its batches and AdamW in a bare loop, under Lightning, in transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -81,7 +81,12 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
 def _transformers(setting: Setting, config: Any, texts: Any, rows: int, steps: int) -> float:
     """Seconds a step of transformers' Trainer, with its Llama of the same sizes."""
     from transformers import (
-        LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainingArguments,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PrinterCallback,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
     )  # fmt: skip
 
     class Watch(TrainerCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,10 +31,7 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
             "predicted_held": predicted.held, "predicted_peak": predicted.bytes,
         }  # fmt: skip
         try:
-            _, held, peak = held_and_peak(
-                lambda config=config, batches=batches: build_step(config, levers, batches, setting.device),
-                setting.device,
-            )
+            _, held, peak = held_and_peak(partial(build_step, config, levers, batches, setting.device), setting.device)
             yield {**row, "held": held, "peak": peak}
         except (Unsupported, torch.OutOfMemoryError) as error:
             yield {**row, "missing": why(error)}
