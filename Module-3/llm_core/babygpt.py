@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +175,8 @@ class BabyGPT(pl.LightningModule):
             factor = SCALE * self._batches / max(self._step_targets, 1)
             torch._foreach_mul_(gradients_of(optimizer), factor)
 
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
-    ) -> None:
-        """One step, and its gradients are freed at once: left to Lightning they would stay until the next forward pass
-        has saved all its activations beside them."""
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Free the gradients at once; Lightning would keep them beside all that the next forward pass saves."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()
 

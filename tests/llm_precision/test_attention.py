@@ -137,7 +137,7 @@ def test_what_the_kernel_does_not_take_is_refused():
         kernel.flash_attention(q, k, v, True, kernel.Blocks(24, 16))
     with pytest.raises(ValueError, match="block=0 must be 1 or more"):
         tiled_attention(q, k, v, True, 0)
-    with pytest.raises(Exception, match="must have one shape|heads"):  # the tests' own check of shapes is first
+    with pytest.raises(Exception, match=r"must have one shape|heads"):  # the tests' own check of shapes is first
         tiled_attention(q, k[:, :1], v)
 
 
