@@ -1,0 +1,1 @@
+"""Numbers as bits: formats, rounding, blocks that share a scale, and products in eight bits."""
