@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -166,15 +165,9 @@ def test_a_plain_sum_stops_and_kahans_does_not() -> None:
 # -- blocks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def torchao():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("torchao")
-
-
+@pytest.mark.torchao
 @pytest.mark.parametrize("name", ELEMENTS)
-def test_blocks_are_torchaos(name: str, torchao) -> None:
+def test_blocks_are_torchaos(name: str) -> None:
     from torchao.prototype.mx_formats.mx_tensor import to_mx
 
     draw = torch.Generator().manual_seed(3)
@@ -217,8 +210,9 @@ def test_blocks_refuse_what_would_be_lost() -> None:
 # -- products ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.torchao
 @pytest.mark.parametrize(("name", "recipe"), [("tensorwise", TENSORWISE), ("rowwise", ROWWISE)])
-def test_products_in_eight_bits_are_torchaos_forward_and_backward(name, recipe, torchao) -> None:
+def test_products_in_eight_bits_are_torchaos_forward_and_backward(name, recipe) -> None:
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     torch.manual_seed(0)
