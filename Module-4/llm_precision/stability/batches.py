@@ -27,7 +27,7 @@ def accumulate(total_loss: TotalLoss, batches: Iterable[Any], parameters: Iterab
     whole, targets = torch.zeros(()), 0
     for batch in batches:
         total, count = total_loss(batch)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         whole, targets = whole + total.detach(), targets + int(count)
     if not targets:
         raise ValueError("no batch has a target: there is no mean to take")

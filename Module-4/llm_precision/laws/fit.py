@@ -1,0 +1,170 @@
+"""L(N, D) = E + A / N^alpha + B / D^beta fitted to runs, with an interval.
+
+For given exponents the loss is linear in E, A and B, which least squares finds at once (variable projection, Golub and
+Pereyra 1973). So only the two exponents are searched, and no start has to be guessed. Hoffmann et al. 2022 fit all five
+at once (their approach 3); `fit_all_at_once` is that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from llm_core.costs.scaling import LossFit
+from torch import Tensor
+
+Points = Float[Tensor, " runs"]
+HUBER = 1e-3  # in the logarithm of the loss: beyond a tenth of a percent a run pulls with a constant force
+
+
+class Run(NamedTuple):
+    """What training reached.
+
+    Attributes:
+        parameters: N.
+        tokens: D.
+        loss: in nats a token, on text that was not trained on.
+    """
+
+    parameters: float
+    tokens: float
+    loss: float
+
+
+def _columns(runs: Sequence[Run]) -> tuple[Points, Points, Points]:
+    if len(runs) < 6:
+        raise ValueError(f"five numbers are fitted: {len(runs)} runs are too few, take 6 or more")
+    N, D, loss = torch.tensor([tuple(run) for run in runs], dtype=torch.float64).T
+    if not (N > 0).all() or not (D > 0).all() or not (loss > 0).all() or not torch.isfinite(loss).all():
+        raise ValueError("parameters, tokens and losses must be above 0 and finite")
+    return N, D, loss
+
+
+def huber(residuals: Tensor, delta: float = HUBER) -> Tensor:
+    """Half the square up to `delta`, a line beyond it."""
+    small = residuals.abs().clamp(max=delta)
+    return small * (residuals.abs() - small / 2)
+
+
+def _solve(N: Points, D: Points, loss: Points, weights: Points, exponents: Tensor) -> Tensor:
+    """E, A and B of least weighted relative squares for each pair of exponents, none below 0: (pairs, 3)."""
+    alpha, beta = exponents[:, :1], exponents[:, 1:]
+    # Powers of N and D relative to their geometric means, so that the three columns are of one size.
+    n, d = N / N.log().mean().exp(), D / D.log().mean().exp()
+    columns = torch.stack([torch.ones_like(n).expand(len(exponents), -1), n**-alpha, d**-beta], dim=-1)
+    scaled = columns * (weights / loss)[:, None]
+    wanted = weights.expand(len(exponents), -1)[..., None]
+    squares = scaled.mT @ scaled + 1e-13 * torch.eye(3, dtype=torch.float64)
+    products = scaled.mT @ wanted
+    best = torch.full((len(exponents),), math.inf, dtype=torch.float64)
+    chosen = torch.zeros(len(exponents), 3, dtype=torch.float64)
+    for kept in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):  # non-negative least squares, all seven cases
+        part = torch.linalg.solve(squares[:, kept][..., kept], products[:, kept])[..., 0]
+        miss = (weights**2).sum() - (part[..., None] * products[:, kept]).sum(dim=(1, 2))
+        better = (part >= 0).all(dim=1) & (miss < best * (1 - 1e-12))
+        best = torch.where(better, miss, best)
+        full = torch.zeros_like(chosen)
+        full[:, kept] = part
+        chosen = torch.where(better[:, None], full, chosen)
+    sizes = torch.stack([torch.ones_like(alpha[:, 0]), N.log().mean().exp() ** alpha[:, 0],
+                         D.log().mean().exp() ** beta[:, 0]], dim=1)  # fmt: skip
+    return chosen * sizes
+
+
+def _misses(N: Points, D: Points, loss: Points, exponents: Tensor, solved: Tensor) -> Tensor:
+    E, A, B = (column[:, None] for column in solved.T)
+    predicted = E + A / N ** exponents[:, :1] + B / D ** exponents[:, 1:]
+    return predicted.log() - loss.log()
+
+
+def fit(runs: Sequence[Run], low: float = 0.05, high: float = 1.2, rounds: int = 9) -> LossFit:
+    """The law of least Huber loss of log L, by variable projection on a grid of exponents that narrows.
+
+    Args:
+        runs: six or more, with different N and different D.
+        low, high: between which both exponents are searched.
+        rounds: of narrowing; each makes the grid four times finer.
+
+    Raises:
+        ValueError: for too few runs, or numbers that cannot be.
+    """
+    N, D, loss = _columns(runs)
+    centre, half = torch.full((2,), (low + high) / 2, dtype=torch.float64), (high - low) / 2
+    weights = torch.ones_like(loss)
+    for _ in range(rounds):
+        steps = torch.linspace(-half, half, 17, dtype=torch.float64)
+        grid = torch.cartesian_prod(steps, steps) + centre
+        grid = grid.clamp(min=low, max=high)
+        for _ in range(3):  # weights that turn least squares into Huber's loss
+            solved = _solve(N, D, loss, weights, grid)
+            misses = _misses(N, D, loss, grid, solved)
+            best = huber(misses).sum(dim=1).argmin()
+            weights = (HUBER / misses[best].abs().clamp(min=HUBER)).sqrt()
+        centre, half = grid[best], half / 4
+    E, A, B = solved[best].tolist()
+    alpha, beta = centre.tolist()
+    return LossFit(E, A, B, alpha, beta)
+
+
+def fit_all_at_once(runs: Sequence[Run], starts: Sequence[LossFit]) -> LossFit:
+    """The same loss minimised over all five numbers by L-BFGS, from each start; the best. Hoffmann et al. 2022, D.2.
+
+    Args:
+        runs: six or more.
+        starts: where to begin; they used a grid of some hundreds.
+    """
+    N, D, loss = _columns(runs)
+    best, lowest = starts[0], math.inf
+    for start in starts:
+        values = [math.log(max(each, 1e-12)) for each in (start.E, start.A, start.B)] + [start.alpha, start.beta]
+        theta = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([theta], max_iter=300, line_search_fn="strong_wolfe")
+
+        def objective(theta: Tensor = theta) -> Tensor:
+            e, a, b, alpha, beta = theta
+            terms = torch.stack([e.expand_as(N), a - alpha * N.log(), b - beta * D.log()])
+            return huber(terms.logsumexp(dim=0) - loss.log()).sum()
+
+        def closure(
+            optimizer: torch.optim.Optimizer = optimizer, objective: Callable[[], Tensor] = objective
+        ) -> Tensor:
+            optimizer.zero_grad()
+            value = objective()
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        reached = objective().item()
+        if reached < lowest:
+            e, a, b, alpha, beta = theta.detach().tolist()
+            best, lowest = LossFit(math.exp(e), math.exp(a), math.exp(b), alpha, beta), reached
+    return best
+
+
+def bootstrap(
+    runs: Sequence[Run], value: Callable[[LossFit], float], draws: int = 200, seed: int = 0, share: float = 0.9
+) -> tuple[float, float]:
+    """An interval that holds `share` of the values of fits to runs drawn anew, with replacement.
+
+    It knows the noise of these runs, not whether the law holds outside them.
+
+    Args:
+        value: what is asked of a fit: a predicted loss, an exponent, a best split.
+        draws: fits.
+        seed: of the draws.
+        share: inside the interval.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    values: list[float] = []
+    while len(values) < draws:
+        chosen = torch.randint(len(runs), (len(runs),), generator=draw).tolist()
+        if len({runs[number] for number in chosen}) < 6:
+            continue  # five numbers need more than five runs
+        values.append(value(fit([runs[number] for number in chosen], rounds=6)))
+    quantiles = torch.tensor(values, dtype=torch.float64).quantile(
+        torch.tensor([(1 - share) / 2, (1 + share) / 2]).double()
+    )
+    return quantiles[0].item(), quantiles[1].item()
