@@ -30,6 +30,8 @@ SKIPPED = frozenset(
 )
 PAD, UNKNOWN = 0, 1
 WORD = re.compile(r"\w+|[^\w\s]")
+# Cut at both ends of comments and of docstrings alike: what is cut from one class only would tell the two apart.
+MARKS = "#!:-=\"' "
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Lines:
 def label_lines(source: str) -> Iterator[tuple[str, str]]:
     """Yield `(class, text)` for each line of a Python source that is wholly code, comment or docstring.
 
-    What would give a class away is cut: the `#` of a comment, the quotes around a docstring, and all indentation.
+    What would give a class away is cut: all indentation, the letter before a docstring's quotes, and `MARKS`.
     Lines that hold both code and a comment are left out, and so are blank ones.
 
     Raises:
@@ -57,12 +59,14 @@ def label_lines(source: str) -> Iterator[tuple[str, str]]:
     # which would move every label behind one.
     source = source.replace("\r\n", "\n").replace("\r", "\n")
     docstrings: set[int] = set()
+    openings: set[int] = set()  # first lines of docstrings
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.body:
             first = node.body[0]
             value = first.value if isinstance(first, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 docstrings.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+                openings.add(first.lineno)
     comments: set[int] = set()
     code: set[int] = set()
     blank = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
@@ -74,11 +78,13 @@ def label_lines(source: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(source.split("\n"), start=1):
         text = line.strip()
         if number in docstrings:
-            yield "docstring", text.removeprefix("r").strip("\"'").strip()
+            # A prefix stands before the opening quotes only; elsewhere an r is the first letter of a word.
+            opened = re.sub("^[rRuU](?=[\"'])", "", text) if number in openings else text
+            yield "docstring", opened.strip(MARKS)
         elif number in code and number not in comments:
             yield "code", text
         elif number in comments and number not in code:
-            yield "comment", text.strip("#!:-= ").strip()
+            yield "comment", text.strip(MARKS)
 
 
 def source_files(root: Path | str | None = None) -> list[Path]:

@@ -167,7 +167,7 @@ def early_stop(ours: Sequence[float], theirs: Sequence[float], interval: int) ->
     ax.axvline(steps[int(np.argmin(ours))], color="#888888", linestyle="dotted", label="lowest")
     ax.axvline(steps[-1], color="black", linestyle="dashed", label="stop")
     ax.set(xlabel="step", ylabel="validation loss, nats", xlim=(0, 1.05 * steps[-1]))
-    ax.legend(ncols=2, fontsize=9)
+    ax.legend(ncols=4, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1))
     plt.show()
 
 

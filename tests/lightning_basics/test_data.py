@@ -84,6 +84,27 @@ def test_a_form_feed_between_functions_moves_no_label() -> None:
     assert list(label_lines("\n\f\n".join(parts))) == list(label_lines(SOURCE))
 
 
+LINES = ["return it", "raw text", "r'quoted' text", "under way:", '"quoted"', "== a title ==", "- a point", "up"]
+
+
+@pytest.mark.parametrize("prefix", ["", "r", "R", "u", "U"])
+def test_a_text_is_cut_alike_in_a_comment_and_in_a_docstring(prefix: str) -> None:
+    docstring = "\n".join(["Opening line", *LINES])
+    source = f"{prefix}'''{docstring}'''\n" + "".join(f"# {line}\n" for line in ["Opening line", *LINES])
+    found: dict[str, list[str]] = {"docstring": [], "comment": []}
+    for kind, text in label_lines(source):
+        found[kind].append(text)
+    assert found["docstring"] == found["comment"]
+    assert found["comment"][:4] == ["Opening line", "return it", "raw text", "r'quoted' text"]
+    assert found["comment"][4:] == ["under way", "quoted", "a title", "a point", "up"]
+
+
+@pytest.mark.parametrize("prefix", ["", "r"])
+@pytest.mark.parametrize("opening", ["return the path", "up it goes"])
+def test_only_the_prefix_of_a_docstring_is_cut(prefix: str, opening: str) -> None:
+    assert list(label_lines(f'{prefix}"""{opening}"""\n')) == [("docstring", opening)]
+
+
 def test_source_that_is_not_python() -> None:
     with pytest.raises(SyntaxError):
         list(label_lines("def ("))
