@@ -158,7 +158,7 @@ def test_a_plain_sum_stops_and_kahans_does_not() -> None:
     assert kahan_sum(values, BF16) == pytest.approx(4.0, rel=BF16.epsilon)
     assert kahan_sum(values, FP16) == pytest.approx(4.0, rel=FP16.epsilon)
     draw = torch.Generator().manual_seed(0)
-    chance = plain_sum(values, BF16, lambda total: stochastic_cast(total, BF16, draw))
+    chance = plain_sum(values, BF16, lambda total, format: stochastic_cast(total, format, draw))
     assert chance == pytest.approx(4.0, rel=0.1)
 
 

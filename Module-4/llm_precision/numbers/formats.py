@@ -129,32 +129,34 @@ def encode(value: float, format: Format, saturate: bool = False) -> int:
     """
     sign = int(math.copysign(1.0, value) < 0) << (format.bits - 1)
     if math.isnan(value):
-        return sign | _nan(format)
+        return sign | nan_pattern(format)
     if math.isinf(value):
-        return sign | (format.max_pattern if saturate else _too_large(format))
+        return sign | (format.max_pattern if saturate else too_large_pattern(format))
     exponent = format.exponent(value)
     steps = round(abs(value) / 2.0 ** (exponent - format.mantissa_bits))  # Python rounds a half to the even neighbour
     # Full mantissas count from 2^p, which the exponent field accounts for; one that rounds up to 2^(p + 1) moves on to
     # the next exponent by itself.
     pattern = ((exponent + format.bias - 1) << format.mantissa_bits) + steps
     if pattern > format.max_pattern:
-        pattern = format.max_pattern if saturate else _too_large(format)
+        pattern = format.max_pattern if saturate else too_large_pattern(format)
     return sign | pattern
 
 
-def _nan(format: Format) -> int:
+def nan_pattern(format: Format) -> int:
+    """A pattern of NaN."""
     if not format.nan:
         raise ValueError(f"{format.name} has no NaN")
     last = 2 ** (format.bits - 1) - 1
     return format.max_pattern + 1 + 2 ** (format.mantissa_bits - 1) if format.infinity else last
 
 
-def _too_large(format: Format) -> int:
+def too_large_pattern(format: Format) -> int:
+    """The pattern for what is above the largest number: infinity, or NaN where there is none."""
     if format.infinity:
         return format.max_pattern + 1
     if not format.nan:
         raise ValueError(f"the value is above the largest of {format.name}, {format.max:g}; saturate=True takes that")
-    return _nan(format)
+    return nan_pattern(format)
 
 
 def cast(x: AnyShape, format: Format, saturate: bool = False) -> AnyShape:
@@ -165,7 +167,7 @@ def cast(x: AnyShape, format: Format, saturate: bool = False) -> AnyShape:
         format: whose numbers are taken.
         saturate: as for `encode`; a format without infinities and NaN always saturates.
     """
-    return _on_grid(x, format, torch.round, saturate)
+    return on_grid(x, format, torch.round, saturate)
 
 
 def stochastic_cast(
@@ -176,10 +178,15 @@ def stochastic_cast(
     The upper one is taken with the probability (x - lower) / (upper - lower), so the mean of many roundings is x.
     """
     noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float64)
-    return _on_grid(x, format, lambda steps: (steps + noise).floor(), saturate)
+    return on_grid(x, format, lambda steps: (steps + noise).floor(), saturate)
 
 
-def _on_grid(x: Tensor, format: Format, to_steps: Callable[[Tensor], Tensor], saturate: bool) -> Tensor:
+def on_grid(x: AnyShape, format: Format, to_steps: Callable[[Tensor], Tensor], saturate: bool) -> AnyShape:
+    """Each number as whole steps of the format's spacing there.
+
+    Args:
+        to_steps: from a number of steps, with its fraction, to a whole one: how to round.
+    """
     wide = x.double()
     exponent = (torch.frexp(wide).exponent - 1).clamp(min=1 - format.bias)
     spacing = torch.ldexp(torch.ones_like(wide), exponent - format.mantissa_bits)

@@ -40,7 +40,7 @@ TENSORWISE = Recipe(by_row=False)
 ROWWISE = Recipe(by_row=True, backward=E4M3, power_of_two=True)
 
 
-def rounded(x: Matrix, format: Format, recipe: Recipe, dim: int) -> Matrix:
+def scale_and_round(x: Matrix, format: Format, recipe: Recipe, dim: int) -> Matrix:
     """The matrix as its eight-bit form stands for it: scaled to fill the format, rounded, scaled back.
 
     Args:
@@ -60,7 +60,7 @@ def scaled_product(
     a: Float[Tensor, "rows inner"], b: Float[Tensor, "inner columns"], formats: tuple[Format, Format], recipe: Recipe
 ) -> Matrix:
     """a @ b with each factor rounded to its format."""
-    return rounded(a, formats[0], recipe, dim=1) @ rounded(b, formats[1], recipe, dim=0)
+    return scale_and_round(a, formats[0], recipe, dim=1) @ scale_and_round(b, formats[1], recipe, dim=0)
 
 
 class _ScaledLinear(torch.autograd.Function):

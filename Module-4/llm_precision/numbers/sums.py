@@ -1,4 +1,4 @@
-"""Sums that lose less: Kahan's compensated sum, and what plain sums lose in few bits."""
+"""Sums that lose less: Kahan's compensated sum, beside what a plain sum in few bits becomes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ from torch import Tensor
 
 from llm_precision.numbers.formats import Format, cast
 
-Round = Callable[[Tensor], Tensor]
 
-
-def _rounding(format: Format) -> Round:
-    return lambda value: cast(value, format)
-
-
-def plain_sum(values: Iterable[float], format: Format, rounding: Round | None = None) -> float:
+def plain_sum(values: Iterable[float], format: Format, rounding: Callable[[Tensor, Format], Tensor] = cast) -> float:
     """Add one after the other, each partial sum rounded to the format.
 
     A sum stops growing when a term is at most half of the spacing at it.
@@ -24,12 +18,11 @@ def plain_sum(values: Iterable[float], format: Format, rounding: Round | None = 
     Args:
         values: what to add.
         format: of the sum.
-        rounding: another way to round, such as `stochastic_cast`; by default to the nearest.
+        rounding: `cast`, to the nearest, or `stochastic_cast`.
     """
-    to_format = rounding or _rounding(format)
     total = torch.zeros((), dtype=torch.float64)
     for value in values:
-        total = to_format(total + value)
+        total = rounding(total + value, format)
     return total.item()
 
 
@@ -39,11 +32,10 @@ def kahan_sum(values: Iterable[float], format: Format) -> float:
     Both are of the format; after each addition the loss is (new sum - old sum) - term, exactly, and is given back to
     the next term.
     """
-    to_format = _rounding(format)
-    total, lost = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    total, lost = torch.zeros(2, dtype=torch.float64)
     for value in values:
-        term = to_format(value - lost)
-        new = to_format(total + term)
-        lost = to_format(to_format(new - total) - term)
+        term = cast(value - lost, format)
+        new = cast(total + term, format)
+        lost = cast(cast(new - total, format) - term, format)
         total = new
     return total.item()
