@@ -1,9 +1,8 @@
 """The transformer of 2017, whole: layers, masks, loss, learning-rate schedule and decoding.
 
-Source: Vaswani et al. 2017, "Attention Is All You Need" (arXiv:1706.03762). `python annotated_transformer.py`
-proves the parts equal to PyTorch's. Masks are boolean and True means "may attend", as in PyTorch's
-`scaled_dot_product_attention`; its `nn.Transformer` has it the other way round. The projections have biases,
-as in PyTorch. Dropout is where section 5.4 puts it, not inside attention.
+Source: Vaswani et al. 2017, "Attention Is All You Need" (arXiv:1706.03762). `python annotated_transformer.py` proves
+the parts equal to PyTorch's. Masks are boolean and True means "may attend", as in `scaled_dot_product_attention`; in
+`nn.Transformer` it is the other way round. Projections have biases; dropout is where section 5.4 puts it.
 """
 
 import functools
@@ -27,6 +26,7 @@ Mask = Bool[Tensor, "... _ _"]  # (batch, heads, queries, keys), or what broadca
 @dataclass(frozen=True)
 class TransformerConfig:
     """Sizes of a transformer, by default the paper's base model (table 3); ValueError for impossible ones."""
+
     vocab_size: int
     d_model: int = 512
     num_heads: int = 8
@@ -68,9 +68,8 @@ def attention(
     value: Float[Tensor, "*batch_heads keys value_dim"],
     mask: Bool[Tensor, "*#batch_heads #queries #keys"] | None = None,
 ) -> tuple[Float[Tensor, "*batch_heads queries value_dim"], Float[Tensor, "*batch_heads queries keys"]]:
-    """Scaled dot-product attention, equation 1: output and weights. A query that may attend to nothing
-    gets zeros (weights, output, gradient), as in torch 2.13's `F.scaled_dot_product_attention`; there
-    `nn.MultiheadAttention` gives NaN, or zeros with `need_weights=False`."""
+    """Scaled dot-product attention, equation 1: output and weights. A query that may attend to nothing gets zeros
+    (weights, output, gradient), as in torch 2.13's `F.scaled_dot_product_attention`."""
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))  # (*batch_heads, queries, keys)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -81,8 +80,8 @@ def attention(
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention, section 3.2.2, as `nn.MultiheadAttention(batch_first=True)` without dropout.
-    After a forward pass, `weights` holds the attention weights (batch, heads, queries, keys), detached."""
+    """Multi-head attention, section 3.2.2, without dropout. `weights` (batch, heads, queries, keys): the last ones."""
+
     def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -100,8 +99,8 @@ class MultiHeadAttention(nn.Module):
 
 
 class PositionalEncoding(nn.Module):
-    """Adds sine (even channels) and cosine (odd channels) of the position, section 3.5; wavelengths run from
-    2 pi to 10000 * 2 pi positions. The table is a constant: not a parameter, and not saved."""
+    """Adds sine (even channels) and cosine (odd channels) of the position, section 3.5: a table that is not saved."""
+
     def __init__(self, max_len: int, d_model: int) -> None:
         super().__init__()
         frequency = 10000.0 ** (-torch.arange(0, d_model, 2) / d_model)  # (d_model / 2,), radians a position
@@ -117,6 +116,7 @@ class PositionalEncoding(nn.Module):
 
 class FeedForward(nn.Module):
     """Position-wise feed-forward network, equation 2: the same two linear maps at every position."""
+
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
         self.linear1, self.linear2 = nn.Linear(d_model, d_ff), nn.Linear(d_ff, d_model)
@@ -127,6 +127,7 @@ class FeedForward(nn.Module):
 
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each as norm(x + dropout(sublayer(x))): post-norm, section 3.1."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.self_attn = MultiHeadAttention(config.d_model, config.num_heads)
@@ -141,6 +142,7 @@ class EncoderLayer(nn.Module):
 
 class DecoderLayer(nn.Module):
     """Causal self-attention, attention to the encoder's output, feed-forward; each post-norm, section 3.1."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.self_attn = MultiHeadAttention(config.d_model, config.num_heads)
@@ -156,8 +158,8 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder over one vocabulary. One matrix is the output layer and, times sqrt(d_model), both
-    embeddings (section 3.4). Tokens go in with `bos_id` in front of a target, logits come out."""
+    """Encoder and decoder. One matrix is the output layer and, times sqrt(d_model), both embeddings (section 3.4)."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -193,8 +195,7 @@ class Transformer(nn.Module):
 
 
 def label_smoothing_loss(logits: Logits, target: Tokens, pad_id: int, smoothing: float) -> Float[Tensor, ""]:
-    """Cross-entropy (nats) with (1 - smoothing) * one-hot + smoothing / vocab_size, mean over real tokens;
-    section 5.4. Mirrors `F.cross_entropy(label_smoothing=smoothing, ignore_index=pad_id)`."""
+    """Mean cross-entropy (nats) of real tokens to smoothed targets, section 5.4; mirrors `F.cross_entropy`'s own."""
     log_probs = logits.log_softmax(dim=-1)[target != pad_id]  # (tokens, vocab_size)
     on_target = log_probs.gather(-1, target[target != pad_id][:, None])  # (tokens, 1)
     return -(1 - smoothing) * on_target.mean() - smoothing * log_probs.mean()
@@ -250,8 +251,7 @@ def beam_decode(
 
 
 def our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors (weights, gradients) of an `nn.Transformer` or `nn.MultiheadAttention` under our names. Views:
-    copying into those of a `state_dict()` loads PyTorch's module, `load_state_dict` loads ours."""
+    """Tensors of an `nn.Transformer` or `nn.MultiheadAttention` under our names: views, to load or to copy into."""
     views: dict[str, Tensor] = {}
     for name, value in tensors.items():
         name = name.replace(".layers.", ".").replace("multihead_attn", "cross_attn")
