@@ -42,6 +42,17 @@ def dies(setting):
     time.sleep(0.2)
     os._exit(7)
 
+def looks(setting):
+    # Whether its first row is on the disk while it is still at work.
+    from pathlib import Path
+    yield {"row": "first"}
+    path = Path("docs/results/looks.json")
+    for _ in range(100):
+        if path.is_file():
+            break
+        time.sleep(0.05)
+    yield {"row": "second", "there": path.is_file()}
+
 def handed(setting):
     yield {"row": setting.options["where"]}
 """
@@ -79,6 +90,11 @@ def test_rows_are_written_with_what_they_were_measured_on(record: Any, capfd: py
     assert [row["row"] for row in run["rows"]] == ["a", "b"] and run["rows"][0]["toy"] is False
     out, err = capfd.readouterr()
     assert "this goes to standard error" in err and "standard error" not in out
+
+
+def test_a_row_is_on_the_disk_before_the_next_one(record: Any) -> None:
+    _, _, files = record("looks")
+    assert files["looks"][0]["rows"][1] == {"row": "second", "there": True}
 
 
 def test_what_ends_a_section_badly_is_said_its_rows_stay_and_the_others_go_on(record: Any) -> None:
