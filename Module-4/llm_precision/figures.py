@@ -12,6 +12,8 @@ from torch import Tensor
 from course import plots
 from llm_precision.numbers.formats import Format
 
+MOST = 1_000_000  # numbers of a tensor in a histogram; of a larger one, evenly spaced ones
+
 
 def bit_fields(formats: Sequence[Format]) -> Any:
     """Each format as a row of bits: sign, exponent, mantissa; 32 bits are the figure's width."""
@@ -54,7 +56,7 @@ def beside_ranges(tensors: Mapping[str, Tensor], formats: Sequence[Format]) -> A
     """Histograms of the sizes of numbers above the ranges of formats; subnormal numbers pale.
 
     Args:
-        tensors: by name; zeros are left out.
+        tensors: by name; zeros are left out, and of more than a million numbers some.
         formats: a bar each, from the smallest number above 0 to the largest.
     """
     import matplotlib.pyplot as plt
@@ -63,7 +65,8 @@ def beside_ranges(tensors: Mapping[str, Tensor], formats: Sequence[Format]) -> A
         2, 1, figsize=(7, 2.6 + 0.3 * len(formats)), sharex=True, height_ratios=[2.2, 0.35 * len(formats)]
     )
     for (name, tensor), color in zip(tensors.items(), plots.COLORS, strict=False):
-        found = tensor.detach().float().abs().flatten()
+        found = tensor.detach().flatten()
+        found = found[:: max(1, len(found) // MOST)].float().abs()
         sizes = found[found > 0].log10().cpu().numpy()
         above.hist(sizes, bins=120, weights=np.full(len(sizes), 100 / max(len(sizes), 1)), histtype="step",
                    color=color, linewidth=1.6, label=name)  # fmt: skip
