@@ -43,6 +43,8 @@ def measure(
 ) -> dict[str, Any] | None:  # fmt: skip
     """Train on random rows; the first quarter of the steps is not timed. None in the processes beside the first."""
     quiet()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # of a model measured before in this process
     config, gpu = CONFIGS[name], torch.cuda.is_available()
     context = config.max_position_embeddings
     ids = torch.randint(config.vocab_size, (steps * rows * devices, context))

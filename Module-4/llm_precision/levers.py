@@ -7,7 +7,7 @@ what is measured is the model and its step, not a trainer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -88,17 +88,12 @@ def loss_function(model: GPT, levers: Levers) -> Callable[[Tensor], Tensor]:
 
 
 @contextlib.contextmanager
-def precision_of(levers: Levers, device: str) -> Any:
-    """How products round while a forward pass runs, and the kernel of attention; both are as before afterwards."""
+def kernels_of(levers: Levers) -> Iterator[None]:
+    """How products of float32 round, and the kernel of attention; both are as before afterwards."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = levers.precision != "fp32"
-    kind = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}.get(levers.precision)
     try:
-        with contextlib.ExitStack() as stack:
-            if kind is not None:
-                stack.enter_context(torch.autocast(device, dtype=kind))
-            if levers.attention != "auto":
-                stack.enter_context(sdpa_kernel(ATTENTION[levers.attention]))
+        with contextlib.nullcontext() if levers.attention == "auto" else sdpa_kernel(ATTENTION[levers.attention]):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
@@ -135,14 +130,16 @@ def build_step(
     groups = parameter_groups(model, 0.1)
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), **OPTIMIZERS[levers.optimizer])
     scaler = torch.amp.GradScaler(device, enabled=levers.precision == "fp16-mixed")
+    mixed = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}.get(levers.precision)
     loss_of, position = loss_function(model, levers), 0
 
     def step() -> Tensor:
         nonlocal position
         total = torch.zeros((), device=device)
         for _ in range(levers.accumulate):
-            with precision_of(levers, device):
-                loss = loss_of(batches[position % len(batches)]) / levers.accumulate
+            with kernels_of(levers):
+                with torch.autocast(device, dtype=mixed, enabled=mixed is not None):  # the forward pass alone
+                    loss = loss_of(batches[position % len(batches)]) / levers.accumulate
                 scaler.scale(loss).backward()
             total += loss.detach()
             position += 1

@@ -231,7 +231,6 @@ def _listen(
                 _save(folder, section, run)
                 continue
             break
-        killed = isinstance(message, str)
         missing = f"ended after {section.seconds} s" if message == "silent" else message
         if isinstance(missing, dict):
             missing = missing["missing"]
@@ -242,6 +241,6 @@ def _listen(
         _save(folder, section, run)
         told = f"{section.name}: {len(run['rows'])} rows, {run['seconds']} s"
         say(f"FAILED   {told}; {missing}" if missing else f"ok       {told}")
-        if killed:
+        if missing:  # an error of the GPU stays with its process: the next section gets a new one
             return sections[: number + 1], badly
     return sections, badly

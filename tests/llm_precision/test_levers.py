@@ -119,15 +119,16 @@ def test_in_float32_the_saved_bytes_are_module_threes():
 
 
 def test_the_peaks_recorded_on_gpus_are_the_predicted_ones():
-    """Module 3's `train_step.py` on a GPU, all in bfloat16 under Lightning, which then still held the old gradients in
-    the forward pass: 100M to 7B within 1%."""
+    """Module 3's `train_step.py` on a GPU, all in bfloat16 under Lightning: 100M to 7B within 1%. At the first of these
+    commits BabyGPT still held the old gradients in the forward pass."""
     checked = 0
     for run in json.loads((ROOT / "docs/results/train_steps.json").read_text("utf-8")):
-        if run["commit"] != "f415a6c0e677":
-            continue
+        held = run["commit"] == "f415a6c0e677"
         for row in run["rows"]:
-            predicted = predict_peak(CONFIGS[row["model"]], row["rows"], row["context"], 2, old_gradients=True)
+            if "missing" in row or row["loss_chunk"]:
+                continue
+            predicted = predict_peak(CONFIGS[row["model"]], row["rows"], row["context"], 2, old_gradients=held)
             assert row["peak_gb"] * 1e9 == pytest.approx(predicted.bytes, rel=0.01), row["model"]
             assert row["parameters"] == num_parameters(CONFIGS[row["model"]])
             checked += 1
-    assert checked == 3
+    assert checked >= 3

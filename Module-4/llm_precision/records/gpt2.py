@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from llm_core.config import GPTConfig
 from llm_core.costs.counts import flops_per_token, num_parameters
 from llm_core.costs.speed import peak_flops
 from torch import Tensor, nn
@@ -31,7 +32,9 @@ OURS = {
 }
 
 
-def nanogpt_step(checkout: str, batches: list[Tensor], device: str, compiled: bool) -> tuple[Callable[[], Tensor], int]:
+def nanogpt_step(
+    checkout: str, config: GPTConfig, batches: list[Tensor], device: str, compiled: bool
+) -> tuple[Callable[[], Tensor], int]:
     """nanoGPT's model and optimiser, from its checkout, in the loop of its train.py; and its number of parameters.
 
     Raises:
@@ -45,13 +48,11 @@ def nanogpt_step(checkout: str, batches: list[Tensor], device: str, compiled: bo
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules["nanogpt_model"] = module
     spec.loader.exec_module(module)
-    context = batches[0].shape[1] - 1
-    vocab = 50_304 if device == "cuda" else 256
-    layers, heads, width = (12, 12, 768) if device == "cuda" else (2, 2, 32)
     torch.manual_seed(0)
     with contextlib.redirect_stdout(io.StringIO()):
         model = module.GPT(module.GPTConfig(
-            block_size=context, vocab_size=vocab, n_layer=layers, n_head=heads, n_embd=width, dropout=0.0, bias=False
+            block_size=config.max_position_embeddings, vocab_size=config.vocab_size, n_layer=config.num_hidden_layers,
+            n_head=config.num_attention_heads, n_embd=config.hidden_size, dropout=0.0, bias=False,
         )).to(device)  # fmt: skip
         optimizer = model.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device)
     pairs = [(ids[:, :-1].contiguous(), ids[:, 1:].contiguous()) for ids in batches]
@@ -76,23 +77,23 @@ def nanogpt_step(checkout: str, batches: list[Tensor], device: str, compiled: bo
 
 
 @functools.cache
-def _contenders(device: str, toy: bool, checkout: str) -> dict[str, Callable[[], Tensor]]:
-    """Compiled once for all sections of a process."""
+def _contenders(device: str, toy: bool, checkout: str) -> dict[str, tuple[Callable[[], Tensor], int]]:
+    """Steps and numbers of parameters; compiled once for all sections of a process."""
     setting = Setting(device, toy)
     config, batches = shape(setting, ROWS)
     longer = [torch.cat([ids, ids[:, :1]], dim=1) for ids in batches]  # it takes inputs and targets of one length
-    steps: dict[str, Callable[[], Tensor]] = {}
+    steps = {}
     if checkout:
-        steps["nanoGPT"] = nanogpt_step(checkout, longer, device, compiled=not toy)[0]
+        steps["nanoGPT"] = nanogpt_step(checkout, config, longer, device, compiled=not toy)
     chosen = {"ours": Levers("bf16-mixed", optimizer="fused")} if toy else OURS
     for name, levers in chosen.items():
-        steps[name] = build_step(config, levers, batches, device, 6e-4)
+        steps[name] = build_step(config, levers, batches, device, 6e-4), num_parameters(config)
     return steps
 
 
 def compile_all(setting: Setting) -> Iterator[dict[str, Any]]:
     """Seconds of the first step of each contender, which compiles it."""
-    for name, step in _contenders(setting.device, setting.toy, setting.options.get("nanogpt", "")).items():
+    for name, (step, _) in _contenders(setting.device, setting.toy, setting.options.get("nanogpt", "")).items():
         start = time.perf_counter()
         try:
             loss = step().item()
@@ -103,7 +104,8 @@ def compile_all(setting: Setting) -> Iterator[dict[str, Any]]:
 
 def race(setting: Setting) -> Iterator[dict[str, Any]]:
     """Tokens/s and MFU (6N + attention, over the dense bf16 peak) of the contenders in turns of ten steps."""
-    steps = dict(_contenders(setting.device, setting.toy, setting.options.get("nanogpt", "")))
+    contenders = _contenders(setting.device, setting.toy, setting.options.get("nanogpt", ""))
+    steps = {name: step for name, (step, _) in contenders.items()}
     for name in list(steps):
         try:
             steps[name]().item()
@@ -120,7 +122,7 @@ def race(setting: Setting) -> Iterator[dict[str, Any]]:
     for name, seconds in times.items():
         median = statistics.median(seconds)
         row = {
-            "row": name, "parameters": num_parameters(config), "rows": rows, "context": config.max_position_embeddings,
+            "row": name, "parameters": contenders[name][1], "rows": rows, "context": config.max_position_embeddings,
             "seconds": median, "all_seconds": seconds, "tokens_per_second": tokens / median,
             "mfu": utilisation(flops, median, peak), "peak_flops": peak,
         }  # fmt: skip
