@@ -41,12 +41,16 @@ class Ceilings:
         return self.rates[dtype] / self.bandwidth
 
 
-def matmul_rate(device: str, dtype: torch.dtype, size: int, rounds: int = 5, tf32: bool = False) -> float:
-    """FLOP/s of a product of two size x size matrices of random numbers; the median of the rounds.
+def matmul_rate(
+    device: str, dtype: torch.dtype, size: int, rounds: int = 5, tf32: bool = False, zeros: bool = False
+) -> float:
+    """FLOP/s of a product of two size x size matrices; the median of the rounds.
 
-    Zeros would be faster than data: they switch fewer transistors, and a GPU that draws less power clocks higher.
+    Args:
+        zeros: in place of random numbers. On a GPU that may be faster: `course record` measures both.
     """
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    fill = torch.zeros if zeros else torch.randn
+    a, b = (fill(size, size, device=device).to(dtype) for _ in range(2))
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:

@@ -53,6 +53,15 @@ def looks(setting):
         time.sleep(0.05)
     yield {"row": "second", "there": path.is_file()}
 
+def first(setting):
+    import os
+    yield {"row": "pid", "pid": os.getpid()}
+    raise RuntimeError("the GPU's context is broken")
+
+def second(setting):
+    import os
+    yield {"row": "pid", "pid": os.getpid()}
+
 def handed(setting):
     yield {"row": setting.options["where"]}
 """
@@ -109,6 +118,14 @@ def test_what_ends_a_section_badly_is_said_its_rows_stay_and_the_others_go_on(re
     assert [row["row"] for row in runs["breaks"]["rows"]] == ["kept"]
     assert [row["row"] for row in runs["dies"]["rows"]] == ["kept"]
     assert [name for name, run in runs.items() if run["complete"]] == ["two"]
+
+
+def test_after_a_section_that_failed_the_next_gets_a_process_of_its_own(record: Any) -> None:
+    _, _, files = record("second", "first", "two")
+    assert files["first"][0]["rows"][0]["pid"] == files["second"][0]["rows"][0]["pid"]
+    _, _, files = record("first", "second", again=True)
+    assert files["first"][0]["rows"][0]["pid"] != files["second"][0]["rows"][0]["pid"]
+    assert files["second"][0]["complete"]
 
 
 def test_a_section_past_its_time_is_ended_and_the_next_one_runs(record: Any) -> None:

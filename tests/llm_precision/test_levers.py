@@ -10,10 +10,14 @@ import pytest
 import torch
 from llm_core.config import GPTConfig
 from llm_core.costs.counts import CONFIGS, activation_bytes, num_parameters
+from llm_core.model import GPT
+from llm_precision.attention.tiled import naive_attention, tiled_attention
 from llm_precision.benchmark import Unsupported
 from llm_precision.budget import predict_peak, saved_bytes
-from llm_precision.levers import Levers, build_step, one_at_a_time, variants
+from llm_precision.levers import Levers, build_step, loss_function, one_at_a_time, variants
 from llm_precision.meters import held_and_peak
+from llm_precision.numbers.formats import BF16, E4M3, cast, stochastic_cast
+from llm_precision.numbers.products import ROWWISE, scale_and_round
 
 ROOT = Path(__file__).parents[2]
 CONFIG = GPTConfig(
@@ -132,3 +136,18 @@ def test_the_peaks_recorded_on_gpus_are_the_predicted_ones():
             assert row["parameters"] == num_parameters(CONFIGS[row["model"]])
             checked += 1
     assert checked >= 3
+
+
+def test_a_forgotten_device_is_caught_without_a_gpu() -> None:
+    """On the `meta` device a tensor that is left on the CPU raises."""
+    with torch.device("meta"):
+        model = GPT(CONFIG)
+    ids = torch.zeros(2, 16, dtype=torch.long, device="meta")
+    for levers in (Levers(), Levers(loss_chunk=8)):
+        loss_function(model, levers)(ids).backward()
+    q = torch.empty(1, 2, 40, 16, device="meta", requires_grad=True)
+    for attend in (tiled_attention, naive_attention):
+        attend(q, q, q).sum().backward()
+    x = torch.empty(8, 16, device="meta")
+    for made in (cast(x, BF16), stochastic_cast(x, E4M3), scale_and_round(x, E4M3, ROWWISE, 1)):
+        assert made.device.type == "meta" and made.shape == x.shape

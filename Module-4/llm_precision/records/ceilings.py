@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,19 +21,13 @@ def measure(setting: Setting) -> Iterator[dict[str, Any]]:
     ):  # fmt: skip
         rate = matmul_rate(device, dtype, size, tf32=name == "tf32")
         yield {"row": f"product, {name}", "size": size, "flops_per_second": rate}
-    yield {"row": "product, bfloat16, zeros", "size": size, "flops_per_second": _zeros(device, size)}
+    rate = matmul_rate(device, torch.bfloat16, size, zeros=True)
+    yield {"row": "product, bfloat16, zeros", "size": size, "flops_per_second": rate}
     copied = setting.pick(full=2**32, toy=2**20)
     yield {"row": "copy", "bytes": copied, "bytes_per_second": copy_bandwidth(device, copied)}
     yield {"row": "launch", "seconds": launch_seconds(device)}
     if device == "cuda":
         yield {"row": "product, float8", "size": size, "flops_per_second": _float8(size)}
-
-
-def _zeros(device: str, size: int) -> float:
-    """The same product of zeros: how much of the rate is the data's."""
-    a, b = (torch.zeros(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    times = interleaved({"zeros": lambda: a @ b}, device, 5, 1, 20 if device == "cuda" else 1)["zeros"]
-    return 2 * size**3 / sorted(times)[len(times) // 2]
 
 
 def _float8(size: int) -> float:
@@ -45,4 +40,4 @@ def _float8(size: int) -> float:
         return torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True)
 
     times = interleaved({"product": product}, "cuda", 5, 1, 20)["product"]
-    return 2 * size**3 / sorted(times)[len(times) // 2]
+    return 2 * size**3 / statistics.median(times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -100,14 +101,10 @@ def tiles(setting: Setting) -> Iterator[dict[str, Any]]:
             backward = partial(torch.autograd.grad, forward(), inputs, upstream, retain_graph=True)
             works: dict[str, Callable[[], Any]] = {"forward": forward, "backward": backward}
             times = interleaved(works, setting.device, rounds, 1, repeats)
-            row.update({f"{name}_seconds": _middle(seconds) for name, seconds in times.items()})
+            row.update({f"{name}_seconds": statistics.median(seconds) for name, seconds in times.items()})
         except Exception as error:
             row["missing"] = why(error)
         yield row
-
-
-def _middle(times: list[float]) -> float:
-    return sorted(times)[len(times) // 2]
 
 
 def _itself(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -151,7 +148,7 @@ def speeds(setting: Setting) -> Iterator[dict[str, Any]]:
         rounds, repeats = setting.pick(full=(5, 3), toy=(1, 1))
         times = interleaved(works, setting.device, rounds, 1, repeats)
         for name, peak in peaks.items():
-            one, two = _middle(times[f"{name}: forward"]), _middle(times[f"{name}: both"])
+            one, two = statistics.median(times[f"{name}: forward"]), statistics.median(times[f"{name}: both"])
             yield {
                 "row": f"{name}, {time}", "way": name, "time": time, "batch": batch, "heads": HEADS, "head_dim": WIDTH,
                 "forward_seconds": one, "both_seconds": two, "peak_bytes": peak,
