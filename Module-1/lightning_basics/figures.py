@@ -119,7 +119,7 @@ def run_and_baselines(
     left.plot(*zip(*[(batch, loss) for batch, loss, _ in validations], strict=True), "o-", label="validation")
     left.axhline(chance, color="#888888", linestyle="dotted", label="ln 3")
     left.set(xlabel="batch", ylabel="loss, nats")
-    left.legend(fontsize=9)
+    left.legend(fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.88))  # below the line of ln 3
     bars = right.bar(list(accuracies), list(accuracies.values()), color=[COLORS[6], ORANGE, BLUE])
     right.bar_label(bars, fmt="{:.1%}", padding=2, fontsize=9)
     right.set(ylabel="validation accuracy", ylim=(0, 1))
