@@ -1,4 +1,4 @@
-"""Figures of this module's lessons: formats as bits, their spacing, and tensors beside the ranges of formats."""
+"""Figures of this module's lessons: formats and their ranges, the roofline, predictions beside measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from course import plots
+from llm_precision.budget import Peak
 from llm_precision.numbers.formats import Format
+from llm_precision.roofline import Ceilings
 
 MOST = 1_000_000  # numbers of a tensor in a histogram; of a larger one, evenly spaced ones
 
@@ -79,3 +81,89 @@ def beside_ranges(tensors: Mapping[str, Tensor], formats: Sequence[Format]) -> A
     below.set_yticks(range(len(formats)), [each.name for each in formats])
     below.set(xlabel="log10 of the size", xlim=(-16, 8), ylim=(len(formats) - 0.5, -0.5))
     return fig
+
+
+def roofline(ceilings: Ceilings, dtype: str, points: Mapping[str, tuple[float, float]]) -> Any:
+    """FLOP/s over FLOPs a byte: the two ceilings as lines, and work as points below them.
+
+    Args:
+        ceilings: of the device.
+        dtype: whose rate is the flat one.
+        points: intensity in FLOPs a byte and reached FLOP/s, by name.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 3.6))
+    values = [intensity for intensity, _ in points.values()]
+    x = np.logspace(math.log10(min(values) / 3), math.log10(max(*values, ceilings.ridge(dtype)) * 3), 200)
+    ax.plot(x, np.minimum(x * ceilings.bandwidth, ceilings.rates[dtype]), color=plots.BLACK)
+    for (name, (intensity, reached)), color in zip(points.items(), plots.COLORS, strict=False):
+        ax.plot(intensity, reached, "o", color=color, markersize=7, label=name)
+    ax.axvline(ceilings.ridge(dtype), color="grey", linewidth=0.8, linestyle="--")
+    ax.set(xscale="log", yscale="log", xlabel="FLOPs a byte", ylabel="FLOP/s")
+    ax.legend(fontsize=8, loc="lower right")
+    return fig
+
+
+def moments(peaks: Mapping[str, Peak]) -> Any:
+    """The bytes at each moment of a step, a group of bars for each peak; what is held throughout is dark."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(peaks), figsize=(7, 2.6), sharey=True, squeeze=False)
+    for ax, (name, peak) in zip(axes[0], peaks.items(), strict=True):
+        names = list(peak.moments)
+        ax.bar(names, [peak.held / 2**20] * len(names), color=plots.BLUE, alpha=0.8)
+        more = [(value - peak.held) / 2**20 for value in peak.moments.values()]
+        ax.bar(names, more, bottom=peak.held / 2**20, color=plots.ORANGE, alpha=0.6)
+        ax.axhline(peak.bytes / 2**20, color=plots.BLACK, linewidth=0.8, linestyle="--")
+        ax.set_title(name, fontsize=10)
+        ax.tick_params(axis="x", labelrotation=35, labelsize=8)
+    axes[0][0].set(ylabel="MiB")
+    return fig
+
+
+def against(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Any:
+    """Predicted over measured values, a panel each, with the line y = x.
+
+    Args:
+        panels: by the quantity and its unit; in each the pairs (predicted, measured) by name, a number on each point
+            and the names below.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(panels), figsize=(7, 4.4), squeeze=False)
+    names = list(dict.fromkeys(name for pairs in panels.values() for name in pairs))
+    for ax, (quantity, pairs) in zip(axes[0], panels.items(), strict=True):
+        values = [value for pair in pairs.values() for value in pair]
+        ends = (min(values) * 0.8, max(values) * 1.25)
+        ax.plot(ends, ends, color="grey", linewidth=0.8)
+        for name, pair in pairs.items():
+            ax.plot(*pair, "o", color=plots.COLORS[names.index(name) % 7], markersize=9, alpha=0.7)
+        for told, place in _together({str(names.index(name) + 1): pair for name, pair in pairs.items()}):
+            ax.annotate(told, place, textcoords="offset points", xytext=(7, -10), fontsize=8)
+        scale = "log" if ends[1] > 5 * ends[0] else "linear"
+        ax.set(xscale=scale, yscale=scale, xlim=ends, ylim=ends, xlabel=f"predicted {quantity}",
+               ylabel=f"measured {quantity}")  # fmt: skip
+        for axis in (ax.xaxis, ax.yaxis) if scale == "log" else ():
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else "")
+            axis.set_tick_params(which="both", labelsize=8)
+    lines = [f"{number} {name}" for number, name in enumerate(names, 1)]
+    third = -(-len(lines) // 3)
+    for column in range(3):
+        fig.text(0.03 + 0.33 * column, -0.01, "\n".join(lines[column * third : (column + 1) * third]), va="top",
+                 fontsize=8)  # fmt: skip
+    return fig
+
+
+def _together(points: Mapping[str, tuple[float, float]]) -> list[tuple[str, tuple[float, float]]]:
+    """Labels and where they stand: points closer than 4% to the first of a group share one."""
+    groups: list[tuple[list[str], tuple[float, float]]] = []
+    for label, (x, y) in points.items():
+        for labels, (first_x, first_y) in groups:
+            if max(abs(math.log(x / first_x)), abs(math.log(y / first_y))) < 0.04:
+                labels.append(label)
+                break
+        else:
+            groups.append(([label], (x, y)))
+    return [(", ".join(labels), place) for labels, place in groups]

@@ -44,21 +44,24 @@ class Ceilings:
 def matmul_rate(
     device: str, dtype: torch.dtype, size: int, rounds: int = 5, tf32: bool = False, zeros: bool = False
 ) -> float:
-    """FLOP/s of a product of two size x size matrices; the median of the rounds.
+    """FLOP/s of a linear layer's three products, all matrices size x size; the median of the rounds.
+
+    They are x W^T, and in the backward pass g W and g^T x: a CPU's library is not equally good at the three.
 
     Args:
         zeros: in place of random numbers. On a GPU that may be faster: `course record` measures both.
     """
     fill = torch.zeros if zeros else torch.randn
-    a, b = (fill(size, size, device=device).to(dtype) for _ in range(2))
+    x, weight, grad = (fill(size, size, device=device).to(dtype) for _ in range(3))
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
         repeats = 20 if device.startswith("cuda") else 1
-        times = interleaved({"product": lambda: a @ b}, device, rounds, 1, repeats)["product"]
+        works = {"forward": lambda: x @ weight.T, "to x": lambda: grad @ weight, "to W": lambda: grad.T @ x}
+        times = interleaved(works, device, rounds, 1, repeats)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
-    return 2 * size**3 / statistics.median(times)
+    return len(works) * 2 * size**3 / sum(map(statistics.median, times.values()))
 
 
 def copy_bandwidth(device: str, size: int, rounds: int = 5) -> float:

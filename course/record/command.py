@@ -26,6 +26,7 @@ from course.doctor import probe
 from course.errors import CourseError
 from course.files import write_text
 from course.plan.curriculum import Curriculum, RecordSection
+from course.record.results import read_runs
 
 RESULTS = "docs/results"
 TOY = "runs/record"
@@ -70,7 +71,7 @@ def listing(curriculum: Curriculum) -> str:
     """The sections in order of worth: name, seconds at most, what it measures, and for which hardware it is there."""
     lines = []
     for section in curriculum.records:
-        runs = _runs(curriculum.root / RESULTS / f"{section.name}.json")
+        runs = read_runs(curriculum.root / RESULTS / f"{section.name}.json")
         there = ", ".join(f"{run['hardware']} ({run['date']})" for run in runs if run.get("complete")) or "not measured"
         lines.append(f"{section.name:<20}{section.seconds:>3} s  {section.measures}\n{'':26}{there}")
     return "\n".join(lines)
@@ -144,28 +145,15 @@ def _head(curriculum: Curriculum, machine: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _runs(path: Path) -> list[dict[str, Any]]:
-    """The runs of a file of records, one for each hardware; none where there is no file."""
-    if not path.is_file():
-        return []
-    try:
-        runs = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(runs, list) or not all(isinstance(run, dict) and "hardware" in run for run in runs):
-            raise ValueError("it is no list of runs")
-    except ValueError as error:
-        raise CourseError(f"{path.name} holds no records ({error}); bring it back, or move it away") from None
-    return runs
-
-
 def _complete(folder: Path, section: RecordSection, head: dict[str, Any]) -> bool:
-    runs = _runs(folder / f"{section.name}.json")
+    runs = read_runs(folder / f"{section.name}.json")
     return any(run["hardware"] == head["hardware"] and run.get("complete") for run in runs)
 
 
 def _save(folder: Path, section: RecordSection, run: dict[str, Any]) -> None:
     """Put a run in the place of the one on the same hardware."""
     path = folder / f"{section.name}.json"
-    others = [old for old in _runs(path) if old["hardware"] != run["hardware"]]
+    others = [old for old in read_runs(path) if old["hardware"] != run["hardware"]]
     write_text(path, json.dumps([*others, run], indent=1, ensure_ascii=False) + "\n")
 
 

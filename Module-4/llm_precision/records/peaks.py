@@ -20,15 +20,15 @@ ROWS = {"100M": 16, "350M": 8, "1B": 4, "3B": 2, "7B": 2}
 
 def measure(setting: Setting) -> Iterator[dict[str, Any]]:
     """A row a model: the bytes held between steps and the peak, each beside its prediction."""
-    width, levers = setting.pick(full=(2, Levers("bf16-true", optimizer="fused")), toy=(4, Levers(optimizer="fused")))
+    levers = Levers(setting.pick(full="bf16-true", toy="fp32"), optimizer="fused")
     for name, rows in setting.pick(full=ROWS, toy={"1M": 2}).items():
         config = CONFIGS[name]
         time = setting.pick(full=config.max_position_embeddings, toy=32)
         batches = [torch.randint(config.vocab_size, (rows, time), device=setting.device)]
-        predicted = predict_peak(config, rows, time, width)
+        predicted = predict_peak(config, rows, time, levers)
         row = {
-            "row": name, "parameters": num_parameters(config), "rows": rows, "time": time, "width": width,
-            "predicted_held": predicted.held, "predicted_peak": predicted.bytes,
+            "row": name, "parameters": num_parameters(config), "rows": rows, "time": time,
+            "precision": levers.precision, "predicted_held": predicted.held, "predicted_peak": predicted.bytes,
         }  # fmt: skip
         try:
             _, held, peak = held_and_peak(partial(build_step, config, levers, batches, setting.device), setting.device)
