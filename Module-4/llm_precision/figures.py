@@ -139,7 +139,8 @@ def against(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Any:
         ax.plot(ends, ends, color="grey", linewidth=0.8)
         for name, pair in pairs.items():
             ax.plot(*pair, "o", color=plots.COLORS[names.index(name) % 7], markersize=9, alpha=0.7)
-        for told, place in _together({str(names.index(name) + 1): pair for name, pair in pairs.items()}):
+        width = math.log(ends[1] / ends[0])
+        for told, place in _together({str(names.index(name) + 1): pair for name, pair in pairs.items()}, 0.05 * width):
             ax.annotate(told, place, textcoords="offset points", xytext=(7, -10), fontsize=8)
         scale = "log" if ends[1] > 5 * ends[0] else "linear"
         ax.set(xscale=scale, yscale=scale, xlim=ends, ylim=ends, xlabel=f"predicted {quantity}",
@@ -156,14 +157,41 @@ def against(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Any:
     return fig
 
 
-def _together(points: Mapping[str, tuple[float, float]]) -> list[tuple[str, tuple[float, float]]]:
-    """Labels and where they stand: points closer than 4% to the first of a group share one."""
+def _together(points: Mapping[str, tuple[float, float]], near: float) -> list[tuple[str, tuple[float, float]]]:
+    """Labels and where they stand: points whose logarithms are `near` those of the first of a group share one."""
     groups: list[tuple[list[str], tuple[float, float]]] = []
     for label, (x, y) in points.items():
         for labels, (first_x, first_y) in groups:
-            if max(abs(math.log(x / first_x)), abs(math.log(y / first_y))) < 0.04:
+            if max(abs(math.log(x / first_x)), abs(math.log(y / first_y))) < near:
                 labels.append(label)
                 break
         else:
             groups.append(([label], (x, y)))
     return [(", ".join(labels), place) for labels, place in groups]
+
+
+def tile_map(time: int, block: int) -> Any:
+    """A causal table of scores in tiles: whole tiles, those on the diagonal that need a mask, and those left out."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+
+    fig, ax = plt.subplots(figsize=(7, 3.6))
+    looks = (("whole", plots.BLUE, 0.5), ("masked in part", plots.ORANGE, 0.6), ("never computed", "white", 1.0))
+    for row in range(0, time, block):
+        for column in range(0, time, block):
+            _, color, alpha = looks[0 if column < row else 1 if column == row else 2]
+            ax.add_patch(Rectangle((column, row), block, block, facecolor=color, alpha=alpha, edgecolor="grey"))
+    row = time // block // 2 * block
+    ax.add_patch(Rectangle((0, row), row + block, block, fill=False, edgecolor=plots.RED, linewidth=2.5))
+    ax.annotate("one tile of queries,\ncarried over its keys", (row + block, row + block / 2), (time * 1.08, row),
+                fontsize=9, color=plots.RED, va="center",
+                arrowprops={"arrowstyle": "->", "color": plots.RED})  # fmt: skip
+    for place, (name, color, alpha) in enumerate(looks):
+        ax.add_patch(Rectangle((time * 1.08, time * (0.04 + 0.12 * place)), time * 0.06, time * 0.08, facecolor=color,
+                               alpha=alpha, edgecolor="grey"))  # fmt: skip
+        ax.text(time * 1.17, time * (0.08 + 0.12 * place), name, fontsize=9, va="center")
+    ax.set(xlim=(0, time * 1.7), ylim=(time, 0), xlabel="keys", ylabel="queries", aspect="equal",
+           xticks=range(0, time + 1, block), yticks=range(0, time + 1, block))  # fmt: skip
+    ax.grid(False)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    return fig

@@ -152,7 +152,7 @@ def test_the_kernels_compile_for_an_h100_without_one():
 
         sizes = {"CAUSAL": True, "M": 64, "N": 64, "D": 64, "EXACT": "tf32"}
         kinds = {"SUMS": "*fp32", "DELTA": "*fp32", "scale": "fp32", "T": "i32"}
-        for function in (kernel._forward, kernel._backward_keys, kernel._backward_queries):
+        for function in (kernel.forward_kernel, kernel._backward_keys, kernel._backward_queries):
             names = function.arg_names
             signature = {name: "constexpr" if name in sizes else kinds.get(name, "*bf16") for name in names}
             source = ASTSource(function, signature, {(names.index(name),): value for name, value in sizes.items()})

@@ -47,7 +47,7 @@ class Blocks(NamedTuple):
 
 
 @triton.jit
-def _load(base, start, T, ROWS: tl.constexpr, D: tl.constexpr):
+def load_tile(base, start, T, ROWS: tl.constexpr, D: tl.constexpr):
     """Rows start ... start + ROWS - 1 of a (T, D) matrix; zeros where there is none."""
     rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
     tile = tl.load(base + rows[:, None] * D + columns[None, :], mask=rows[:, None] < T, other=0.0)
@@ -57,13 +57,13 @@ def _load(base, start, T, ROWS: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def _store(base, start, T, tile, ROWS: tl.constexpr, D: tl.constexpr):
+def store_tile(base, start, T, tile, ROWS: tl.constexpr, D: tl.constexpr):
     rows, columns = start + tl.arange(0, ROWS), tl.arange(0, D)
     tl.store(base + rows[:, None] * D + columns[None, :], tile.to(base.dtype.element_ty), mask=rows[:, None] < T)
 
 
 @triton.jit
-def _seen(scores, row, column, T, CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+def hide_unseen(scores, row, column, T, CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
     """The scores of a tile, with -inf at keys that are past the text or after their query."""
     keys = column + tl.arange(0, N)[None, :]
     seen = keys < T
@@ -73,16 +73,16 @@ def _seen(scores, row, column, T, CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.c
 
 
 @triton.jit
-def _attend(
+def attend(
     q, largest, total, weighted, K, V, row, first, last, T, scale,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Carry a tile of queries over the keys first ... last - 1."""
     for column in range(first, last, N):
-        k, v = _load(K, column, T, N, D), _load(V, column, T, N, D)
+        k, v = load_tile(K, column, T, N, D), load_tile(V, column, T, N, D)
         scores = tl.dot(q, tl.trans(k), input_precision=EXACT) * (scale * LOG2E)
         if MASKED:
-            scores = _seen(scores, row, column, T, CAUSAL, M, N)
+            scores = hide_unseen(scores, row, column, T, CAUSAL, M, N)
         new = tl.maximum(largest, tl.max(scores, 1))
         shrink, weights = tl.exp2(largest - new), tl.exp2(scores - new[:, None])
         total = total * shrink + tl.sum(weights, 1)
@@ -92,7 +92,7 @@ def _attend(
 
 
 @triton.jit(do_not_specialize=["T"])  # one compilation for every length
-def _forward(
+def forward_kernel(
     Q, K, V, OUT, SUMS, scale, T,
     CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -100,7 +100,7 @@ def _forward(
     # In 64 bits: the last head of a large batch begins past 2^31 numbers.
     row, head = tl.program_id(0) * M, tl.program_id(1).to(tl.int64)
     place = head * T * D
-    q = _load(Q + place, row, T, M, D)
+    q = load_tile(Q + place, row, T, M, D)
     largest = tl.full([M], -float("inf"), tl.float32)
     total = tl.zeros([M], tl.float32)
     weighted = tl.zeros([M, D], tl.float32)
@@ -110,13 +110,13 @@ def _forward(
     if CAUSAL:
         whole = row // N * N
         last = tl.minimum(T, row + M)
-    largest, total, weighted = _attend(
+    largest, total, weighted = attend(
         q, largest, total, weighted, K + place, V + place, row, 0, whole, T, scale, False, CAUSAL, M, N, D, EXACT
     )
-    largest, total, weighted = _attend(
+    largest, total, weighted = attend(
         q, largest, total, weighted, K + place, V + place, row, whole, last, T, scale, True, CAUSAL, M, N, D, EXACT
     )
-    _store(OUT + place, row, T, weighted / total[:, None], M, D)
+    store_tile(OUT + place, row, T, weighted / total[:, None], M, D)
     rows = row + tl.arange(0, M)
     tl.store(SUMS + head * T + rows, (largest + tl.log2(total)) / LOG2E, mask=rows < T)
 
@@ -129,7 +129,7 @@ def _to_scores(
     """A tile's weights, computed again from the log-sum-exps, and the gradient of its scores."""
     scores = tl.dot(q, tl.trans(k), input_precision=EXACT) * (scale * LOG2E)
     if MASKED:
-        scores = _seen(scores, row, column, T, CAUSAL, M, N)
+        scores = hide_unseen(scores, row, column, T, CAUSAL, M, N)
     weights = tl.exp2(scores - sums[:, None] * LOG2E)
     return weights, weights * (tl.dot(grad, tl.trans(v), input_precision=EXACT) - delta[:, None])
 
@@ -141,7 +141,7 @@ def _gather_keys(
 ):  # fmt: skip
     """Add what the queries first ... last - 1 give to a tile of keys and values. Rows past the text are zeros."""
     for row in range(first, last, M):
-        q, grad = _load(Q, row, T, M, D), _load(GRAD, row, T, M, D)
+        q, grad = load_tile(Q, row, T, M, D), load_tile(GRAD, row, T, M, D)
         rows = row + tl.arange(0, M)
         sums = tl.load(SUMS + rows, mask=rows < T, other=0.0)
         delta = tl.load(DELTA + rows, mask=rows < T, other=0.0)
@@ -159,7 +159,7 @@ def _backward_keys(
     """Gradients of one tile of keys and values, from all the queries that see it. Dao 2023, algorithm 2."""
     column, head = tl.program_id(0) * N, tl.program_id(1).to(tl.int64)
     place, line = head * T * D, head * T
-    k, v = _load(K + place, column, T, N, D), _load(V + place, column, T, N, D)
+    k, v = load_tile(K + place, column, T, N, D), load_tile(V + place, column, T, N, D)
     dk, dv = tl.zeros([N, D], tl.float32), tl.zeros([N, D], tl.float32)
     if CAUSAL:
         first = column // M * M
@@ -177,8 +177,8 @@ def _backward_keys(
             k, v, dk, dv, Q + place, GRAD + place, SUMS + line, DELTA + line, column, 0, T, T, scale,
             True, CAUSAL, M, N, D, EXACT,
         )  # fmt: skip
-    _store(DK + place, column, T, dk * scale, N, D)
-    _store(DV + place, column, T, dv, N, D)
+    store_tile(DK + place, column, T, dk * scale, N, D)
+    store_tile(DV + place, column, T, dv, N, D)
 
 
 @triton.jit
@@ -188,7 +188,7 @@ def _gather_queries(
 ):  # fmt: skip
     """Add what the keys first ... last - 1 give to a tile of queries."""
     for column in range(first, last, N):
-        k, v = _load(K, column, T, N, D), _load(V, column, T, N, D)
+        k, v = load_tile(K, column, T, N, D), load_tile(V, column, T, N, D)
         _, scores = _to_scores(q, k, v, grad, sums, delta, row, column, T, scale, MASKED, CAUSAL, M, N, EXACT)
         dq += tl.dot(scores.to(k.dtype), k, input_precision=EXACT)
     return dq
@@ -202,7 +202,7 @@ def _backward_queries(
     """Gradient of one tile of queries, from all the keys that it sees."""
     row, head = tl.program_id(0) * M, tl.program_id(1).to(tl.int64)
     place = head * T * D
-    q, grad = _load(Q + place, row, T, M, D), _load(GRAD + place, row, T, M, D)
+    q, grad = load_tile(Q + place, row, T, M, D), load_tile(GRAD + place, row, T, M, D)
     rows = row + tl.arange(0, M)
     sums = tl.load(SUMS + head * T + rows, mask=rows < T, other=0.0)
     delta = tl.load(DELTA + head * T + rows, mask=rows < T, other=0.0)
@@ -218,7 +218,7 @@ def _backward_queries(
     dq = _gather_queries(
         q, grad, sums, delta, dq, K + place, V + place, row, whole, last, T, scale, True, CAUSAL, M, N, D, EXACT
     )
-    _store(DQ + place, row, T, dq * scale, M, D)
+    store_tile(DQ + place, row, T, dq * scale, M, D)
 
 
 class _Flash(torch.autograd.Function):
@@ -228,7 +228,7 @@ class _Flash(torch.autograd.Function):
         batch, heads, time, width = q.shape
         out = torch.empty_like(q)
         sums = torch.empty(batch, heads, time, dtype=torch.float32, device=q.device)
-        _forward[(triton.cdiv(time, blocks.queries), batch * heads)](
+        forward_kernel[(triton.cdiv(time, blocks.queries), batch * heads)](
             q, k, v, out, sums, 1 / math.sqrt(width), time, *_shape(causal, blocks, q), **_launch(blocks)
         )
         ctx.save_for_backward(q, k, v, out, sums)

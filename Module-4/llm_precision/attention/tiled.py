@@ -26,7 +26,7 @@ def naive_attention(q: Heads, k: Heads, v: Heads, causal: bool = True) -> Heads:
     return scores.softmax(dim=-1) @ v
 
 
-def _visible(scores: Tensor, row: int, column: int, causal: bool) -> Tensor:
+def visible(scores: Tensor, row: int, column: int, causal: bool) -> Tensor:
     """The scores of a tile whose first query is `row` and first key `column`, with -inf at keys of the future."""
     if not causal:
         return scores
@@ -53,7 +53,7 @@ def online_softmax_attention(q: Heads, k: Heads, v: Heads, causal: bool, block: 
         last = min(row + block, time) if causal else time
         for column in range(0, last, block):
             keys, values = k[:, :, column : column + block], v[:, :, column : column + block]
-            scores = _visible(tile @ keys.transpose(-2, -1), row, column, causal)  # (B, H, block, block)
+            scores = visible(tile @ keys.transpose(-2, -1), row, column, causal)  # (B, H, block, block)
             new = torch.maximum(largest, scores.amax(dim=-1))
             shrink, weights = (largest - new).exp(), (scores - new[..., None]).exp()
             total = total * shrink + weights.sum(dim=-1)
@@ -64,7 +64,7 @@ def online_softmax_attention(q: Heads, k: Heads, v: Heads, causal: bool, block: 
     return torch.cat(outputs, dim=2), torch.cat(sums, dim=2)
 
 
-class _Tiled(torch.autograd.Function):
+class Tiled(torch.autograd.Function):
     """Keeps q, k, v, the output and one number a query; the backward pass computes each tile's weights again."""
 
     @staticmethod
@@ -88,7 +88,7 @@ class _Tiled(torch.autograd.Function):
             for column in range(0, last, block):
                 columns = slice(column, column + block)
                 scores = q[:, :, rows] @ k[:, :, columns].transpose(-2, -1) * scale
-                weights = (_visible(scores, row, column, ctx.causal) - logsumexp[:, :, rows, None]).exp()
+                weights = (visible(scores, row, column, ctx.causal) - logsumexp[:, :, rows, None]).exp()
                 dv[:, :, columns] += weights.transpose(-2, -1) @ grad[:, :, rows]
                 to_weights = grad[:, :, rows] @ v[:, :, columns].transpose(-2, -1)
                 to_scores = weights * (to_weights - delta[:, :, rows]) * scale
@@ -112,5 +112,5 @@ def tiled_attention(q: Heads, k: Heads, v: Heads, causal: bool = True, block: in
         raise ValueError(f"block={block} must be 1 or more")
     if not q.shape == k.shape == v.shape:
         raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} must have one shape")
-    out: Tensor = _Tiled.apply(q, k, v, causal, block)
+    out: Tensor = Tiled.apply(q, k, v, causal, block)
     return out
