@@ -140,7 +140,7 @@ def against(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Any:
         for name, pair in pairs.items():
             ax.plot(*pair, "o", color=plots.COLORS[names.index(name) % 7], markersize=9, alpha=0.7)
         width = math.log(ends[1] / ends[0])
-        for told, place in _together({str(names.index(name) + 1): pair for name, pair in pairs.items()}, 0.05 * width):
+        for told, place in _together({str(names.index(name) + 1): pair for name, pair in pairs.items()}, width):
             ax.annotate(told, place, textcoords="offset points", xytext=(7, -10), fontsize=8)
         scale = "log" if ends[1] > 5 * ends[0] else "linear"
         ax.set(xscale=scale, yscale=scale, xlim=ends, ylim=ends, xlabel=f"predicted {quantity}",
@@ -157,12 +157,12 @@ def against(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Any:
     return fig
 
 
-def _together(points: Mapping[str, tuple[float, float]], near: float) -> list[tuple[str, tuple[float, float]]]:
-    """Labels and where they stand: points whose logarithms are `near` those of the first of a group share one."""
+def _together(points: Mapping[str, tuple[float, float]], width: float) -> list[tuple[str, tuple[float, float]]]:
+    """Labels and where they stand: points near a group's first share one (`width`: an axis' logarithms)."""
     groups: list[tuple[list[str], tuple[float, float]]] = []
     for label, (x, y) in points.items():
         for labels, (first_x, first_y) in groups:
-            if max(abs(math.log(x / first_x)), abs(math.log(y / first_y))) < near:
+            if abs(math.log(x / first_x)) < 0.08 * width and abs(math.log(y / first_y)) < 0.035 * width:
                 labels.append(label)
                 break
         else:
