@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from llm_core.costs.counts import matmul_parameters
 from llm_core.costs.scaling import BESIROGLU, HOFFMANN, LossFit, optimal_split
-from llm_precision.laws.fit import Run, bootstrap, fit, fit_all_at_once, huber
-from llm_precision.laws.isoflop import parabola, simulated_bias, vertex_bias
+from llm_precision.laws import grid
+from llm_precision.laws.fit import Run, bootstrap, fit, fit_all_at_once, huber, prediction_interval
+from llm_precision.laws.isoflop import exponent, lowest, parabola, simulated_bias, vertex_bias
 
 DECADE = [math.log(10) * each / 4 for each in range(-4, 5)]  # nine sizes, a decade to either side
 LAW = LossFit(E=1.2, A=30.0, B=90.0, alpha=0.42, beta=0.31)
@@ -96,3 +98,39 @@ def test_the_published_laws_split_as_they_say():
         best = optimal_split(1e21, law).parameters
         around = [law.loss(best * factor, 1e21 / (6 * best * factor)) for factor in (0.9, 1.0, 1.1)]
         assert around[1] < min(around[0], around[2])
+
+
+def test_the_interval_of_a_new_run_is_wider_than_that_of_the_law():
+    """With noise of 1% the law's interval narrows with more runs; a new run's does not fall below the noise."""
+    draw = torch.Generator().manual_seed(5)
+    runs = [
+        Run(N, D, BESIROGLU.loss(N, D) * (1 + 0.01 * torch.randn((), generator=draw).item()))
+        for N in (1e6, 4e6, 1.6e7, 6.4e7) for D in (1e7, 1e8, 1e9, 1e10)
+    ]  # fmt: skip
+    low, high = bootstrap(runs, lambda law: law.loss(3e7, 3e9), draws=60)
+    lower, higher = prediction_interval(runs, 3e7, 3e9, draws=60)
+    true = BESIROGLU.loss(3e7, 3e9)
+    assert lower < low < true < high < higher
+    assert higher - lower > 0.02 * true
+
+
+def test_slopes_and_lowest_runs():
+    budgets = [1e9, 1e10, 1e11]
+    assert exponent(budgets, [3 * budget**0.4 for budget in budgets]) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="a slope needs two"):
+        exponent([1e9, 1e9], [1.0, 2.0])
+    runs = {1.0: [Run(1, 1, 3.0), Run(2, 0.5, 2.0)], 2.0: [Run(1, 2, 1.5)]}
+    assert {budget: run.parameters for budget, run in lowest(runs).items()} == {1.0: 2, 2.0: 1}
+
+
+def test_a_run_of_the_grid(monkeypatch):
+    """N are the matrices, D whole batches, and a longer training from the same seed reaches a lower loss."""
+    text = torch.tensor([65, 66, 67, 68] * 2000)
+    monkeypatch.setattr(grid, "text_of", lambda corpus, split: text)
+    short, long = grid.train(16, 10 * 512), grid.train(16, 100.4 * 512)
+    assert long.tokens == 100 * 512 and long.parameters == matmul_parameters(grid.shape(16))
+    assert long.loss < 0.1 < 0.3 < short.loss < 4.9
+    assert grid.train(16, 10 * 512) == short != grid.train(16, 10 * 512, seed=1)
+    cut = grid.train(16, 30 * 512, planned=3000 * 512)
+    assert cut.tokens == 30 * 512 and cut.loss != grid.train(16, 30 * 512).loss
+    assert grid.tokens_for(16, 6e9) == pytest.approx(1e9 / short.parameters)

@@ -8,7 +8,7 @@ at once (their approach 3); `fit_all_at_once` is that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ class Run(NamedTuple):
     loss: float
 
 
-def _columns(runs: Sequence[Run]) -> tuple[Points, Points, Points]:
+def columns_of(runs: Sequence[Run]) -> tuple[Points, Points, Points]:
     if len(runs) < 6:
         raise ValueError(f"five numbers are fitted: {len(runs)} runs are too few, take 6 or more")
     N, D, loss = torch.tensor([tuple(run) for run in runs], dtype=torch.float64).T
@@ -49,32 +49,39 @@ def huber(residuals: Tensor, delta: float = HUBER) -> Tensor:
     return small * (residuals.abs() - small / 2)
 
 
-def _solve(N: Points, D: Points, loss: Points, weights: Points, exponents: Tensor) -> Tensor:
+def solve(N: Points, D: Points, loss: Points, weights: Points, exponents: Tensor) -> Tensor:
     """E, A and B of least weighted relative squares for each pair of exponents, none below 0: (pairs, 3)."""
     alpha, beta = exponents[:, :1], exponents[:, 1:]
     # Powers of N and D relative to their geometric means, so that the three columns are of one size.
-    n, d = N / N.log().mean().exp(), D / D.log().mean().exp()
-    columns = torch.stack([torch.ones_like(n).expand(len(exponents), -1), n**-alpha, d**-beta], dim=-1)
+    middle_n, middle_d = N.log().mean().exp(), D.log().mean().exp()
+    columns = torch.stack(
+        [torch.ones(len(exponents), len(N)).double(), (N / middle_n) ** -alpha, (D / middle_d) ** -beta], dim=-1
+    )
     scaled = columns * (weights / loss)[:, None]
-    wanted = weights.expand(len(exponents), -1)[..., None]
     squares = scaled.mT @ scaled + 1e-13 * torch.eye(3, dtype=torch.float64)
-    products = scaled.mT @ wanted
-    best = torch.full((len(exponents),), math.inf, dtype=torch.float64)
-    chosen = torch.zeros(len(exponents), 3, dtype=torch.float64)
-    for kept in ([0, 1, 2], [0, 1], [0, 2], [1, 2], [0], [1], [2]):  # non-negative least squares, all seven cases
-        part = torch.linalg.solve(squares[:, kept][..., kept], products[:, kept])[..., 0]
-        miss = (weights**2).sum() - (part[..., None] * products[:, kept]).sum(dim=(1, 2))
-        better = (part >= 0).all(dim=1) & (miss < best * (1 - 1e-12))
-        best = torch.where(better, miss, best)
-        full = torch.zeros_like(chosen)
-        full[:, kept] = part
-        chosen = torch.where(better[:, None], full, chosen)
-    sizes = torch.stack([torch.ones_like(alpha[:, 0]), N.log().mean().exp() ** alpha[:, 0],
-                         D.log().mean().exp() ** beta[:, 0]], dim=1)  # fmt: skip
-    return chosen * sizes
+    products = scaled.mT @ weights
+    found = torch.linalg.solve(squares, products)
+    negative = (found < 0).any(dim=1)
+    if negative.any():
+        found[negative] = without_some(squares[negative], products[negative])
+    return found * torch.stack([torch.ones_like(alpha[:, 0]), middle_n ** alpha[:, 0], middle_d ** beta[:, 0]], dim=1)
 
 
-def _misses(N: Points, D: Points, loss: Points, exponents: Tensor, solved: Tensor) -> Tensor:
+def without_some(squares: Tensor, products: Tensor) -> Tensor:
+    """Non-negative least squares of three columns, where one or two have to be left out."""
+    lowest = torch.full((len(squares),), math.inf, dtype=torch.float64)
+    chosen = torch.zeros(len(squares), 3, dtype=torch.float64)
+    for kept in ([0, 1], [0, 2], [1, 2], [0], [1], [2]):
+        part = torch.zeros_like(chosen)
+        part[:, kept] = torch.linalg.solve(squares[:, kept][..., kept], products[:, kept])
+        miss = -(part * products).sum(dim=1)  # at the solution, without what all have in common
+        better = (part >= 0).all(dim=1) & (miss < lowest)
+        lowest, chosen = torch.where(better, miss, lowest), torch.where(better[:, None], part, chosen)
+    return chosen
+
+
+def misses_of(N: Points, D: Points, loss: Points, exponents: Tensor, solved: Tensor) -> Tensor:
+    """ln of the predicted over the measured losses, for each pair of exponents: (pairs, runs)."""
     E, A, B = (column[:, None] for column in solved.T)
     predicted = E + A / N ** exponents[:, :1] + B / D ** exponents[:, 1:]
     return predicted.log() - loss.log()
@@ -86,12 +93,12 @@ def fit(runs: Sequence[Run], low: float = 0.05, high: float = 1.2, rounds: int =
     Args:
         runs: six or more, with different N and different D.
         low, high: between which both exponents are searched.
-        rounds: of narrowing; each makes the grid four times finer.
+        rounds: of narrowing; each makes the grid of 17 x 17 pairs four times finer.
 
     Raises:
         ValueError: for too few runs, or numbers that cannot be.
     """
-    N, D, loss = _columns(runs)
+    N, D, loss = columns_of(runs)
     centre, half = torch.full((2,), (low + high) / 2, dtype=torch.float64), (high - low) / 2
     weights = torch.ones_like(loss)
     for _ in range(rounds):
@@ -99,8 +106,8 @@ def fit(runs: Sequence[Run], low: float = 0.05, high: float = 1.2, rounds: int =
         grid = torch.cartesian_prod(steps, steps) + centre
         grid = grid.clamp(min=low, max=high)
         for _ in range(3):  # weights that turn least squares into Huber's loss
-            solved = _solve(N, D, loss, weights, grid)
-            misses = _misses(N, D, loss, grid, solved)
+            solved = solve(N, D, loss, weights, grid)
+            misses = misses_of(N, D, loss, grid, solved)
             best = huber(misses).sum(dim=1).argmin()
             weights = (HUBER / misses[best].abs().clamp(min=HUBER)).sqrt()
         centre, half = grid[best], half / 4
@@ -116,7 +123,7 @@ def fit_all_at_once(runs: Sequence[Run], starts: Sequence[LossFit]) -> LossFit:
         runs: six or more.
         starts: where to begin; they used a grid of some hundreds.
     """
-    N, D, loss = _columns(runs)
+    N, D, loss = columns_of(runs)
     best, lowest = starts[0], math.inf
     for start in starts:
         values = [math.log(max(each, 1e-12)) for each in (start.E, start.A, start.B)] + [start.alpha, start.beta]
@@ -149,7 +156,8 @@ def bootstrap(
 ) -> tuple[float, float]:
     """An interval that holds `share` of the values of fits to runs drawn anew, with replacement.
 
-    It knows the noise of these runs, not whether the law holds outside them.
+    It knows the noise of these runs, not whether the law holds outside them. And it is an interval for the law: a new
+    run has noise of its own (`prediction_interval`).
 
     Args:
         value: what is asked of a fit: a predicted loss, an exponent, a best split.
@@ -157,14 +165,38 @@ def bootstrap(
         seed: of the draws.
         share: inside the interval.
     """
-    draw = torch.Generator().manual_seed(seed)
-    values: list[float] = []
-    while len(values) < draws:
-        chosen = torch.randint(len(runs), (len(runs),), generator=draw).tolist()
-        if len({runs[number] for number in chosen}) < 6:
-            continue  # five numbers need more than five runs
-        values.append(value(fit([runs[number] for number in chosen], rounds=6)))
-    quantiles = torch.tensor(values, dtype=torch.float64).quantile(
-        torch.tensor([(1 - share) / 2, (1 + share) / 2]).double()
-    )
-    return quantiles[0].item(), quantiles[1].item()
+    return _middle([value(law) for law in resampled(runs, draws, torch.Generator().manual_seed(seed))], share)
+
+
+def resampled(runs: Sequence[Run], draws: int, draw: torch.Generator) -> Iterator[LossFit]:
+    """Fits to as many runs, drawn with replacement; draws of fewer than six different runs are left out."""
+    while draws:
+        chosen = [runs[number] for number in torch.randint(len(runs), (len(runs),), generator=draw).tolist()]
+        if len(set(chosen)) >= 6:  # five numbers need more than five runs
+            yield fit(chosen, rounds=6)
+            draws -= 1
+
+
+def prediction_interval(
+    runs: Sequence[Run], parameters: float, tokens: float, draws: int = 200, seed: int = 0, share: float = 0.9
+) -> tuple[float, float]:
+    """An interval for the loss of a new run: fits to runs drawn anew, each with the noise of one run upon it.
+
+    The noise is how far a run, drawn by chance, lies from the fit to all of them, relative to it.
+
+    Args:
+        parameters: N of the new run.
+        tokens: D of the new run.
+        draws, seed, share: as for `bootstrap`.
+    """
+    draw, law = torch.Generator().manual_seed(seed), fit(runs)
+    noise = [run.loss / law.loss(run.parameters, run.tokens) for run in runs]
+    drawn = torch.randint(len(runs), (draws,), generator=draw).tolist()
+    fits = zip(resampled(runs, draws, draw), drawn, strict=True)
+    return _middle([each.loss(parameters, tokens) * noise[number] for each, number in fits], share)
+
+
+def _middle(values: Sequence[float], share: float) -> tuple[float, float]:
+    ends = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
+    low, high = torch.tensor(values, dtype=torch.float64).quantile(ends).tolist()
+    return low, high

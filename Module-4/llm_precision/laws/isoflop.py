@@ -7,11 +7,13 @@ symmetric where the exponents a and b differ. Hoffmann et al. 2022, approach 2, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from llm_core.costs.scaling import LossFit, optimal_split
+
+from llm_precision.laws.fit import Run
 
 
 class Parabola(NamedTuple):
@@ -58,3 +60,21 @@ def simulated_bias(law: LossFit, compute: float, offsets: Sequence[float]) -> fl
     sizes = [best * math.exp(u) for u in offsets]
     found = parabola(sizes, [law.loss(N, compute / (6 * N)) for N in sizes])
     return math.log(found.vertex / best)
+
+
+def exponent(compute: Sequence[float], sizes: Sequence[float]) -> float:
+    """The slope of ln size over ln compute: a in best N ~ C^a. Hoffmann et al. 2022, approaches 1 and 2.
+
+    Raises:
+        ValueError: for fewer than two budgets.
+    """
+    if len(set(compute)) < 2:
+        raise ValueError(f"{len(set(compute))} budgets: a slope needs two")
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (compute, sizes))
+    x = x - x.mean()
+    return ((x * y).sum() / (x * x).sum()).item()
+
+
+def lowest(runs: Mapping[float, Sequence[Run]]) -> dict[float, Run]:
+    """The run of lowest loss of each budget. Hoffmann et al. 2022, approach 1, with whole runs alone."""
+    return {budget: min(each, key=lambda run: run.loss) for budget, each in runs.items()}
