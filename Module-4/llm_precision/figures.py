@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from llm_core.costs.scaling import LossFit
 from torch import Tensor
 
 from course import plots
 from llm_precision.budget import Peak
+from llm_precision.laws.fit import Run
+from llm_precision.laws.isoflop import Parabola
 from llm_precision.numbers.formats import Format
 from llm_precision.roofline import Ceilings
 
@@ -194,4 +197,92 @@ def tile_map(time: int, block: int) -> Any:
            xticks=range(0, time + 1, block), yticks=range(0, time + 1, block))  # fmt: skip
     ax.grid(False)
     ax.spines[["left", "bottom"]].set_visible(False)
+    return fig
+
+
+def isoflop(
+    runs: Mapping[float, Sequence[Run]], vertices: Mapping[float, Parabola] | None = None, law: LossFit | None = None
+) -> Any:
+    """Losses over parameters, a colour for each budget of FLOPs; parabolas with their vertices, or a law's curves."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 3.8))
+    for (budget, each), color in zip(runs.items(), plots.COLORS, strict=False):
+        sizes = np.array([run.parameters for run in each])
+        ax.plot(sizes, [run.loss for run in each], "o", color=color, markersize=5, label=f"{budget:.1e} FLOPs")
+        over = np.geomspace(sizes.min() * 0.8, sizes.max() * 1.25, 100)
+        if law:
+            ax.plot(over, [law.loss(N, budget / (6 * N)) for N in over], color=color, linewidth=1.3)
+        elif vertices:
+            found = vertices[budget]
+            ax.plot(over, found.lowest + found.curvature / 2 * np.log(over / found.vertex) ** 2, color=color,
+                    linewidth=1.3)  # fmt: skip
+        if vertices:
+            ax.plot(
+                vertices[budget].vertex, vertices[budget].lowest, "x", color=color, markersize=10, markeredgewidth=2.5
+            )
+    ax.set(xscale="log", xlabel="parameters N", ylabel="loss, nats a byte")
+    ax.xaxis.set_minor_formatter("")
+    ax.legend(fontsize=8)
+    return fig
+
+
+def landscape(exponents: Sequence[float], errors: Tensor) -> Any:
+    """The error of the best law for each pair of exponents, with its lowest place."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 3.6))
+    least = errors.min().item()
+    levels = [least * factor for factor in (1.02, 1.1, 1.25, 1.5, 2, 3, 5)]
+    lines = ax.contour(exponents, exponents, errors.numpy(), levels=levels, colors=plots.BLUE, linewidths=1)
+    ax.clabel(lines, fmt=lambda value: f"{value:.1%}", fontsize=8)
+    row, column = divmod(int(errors.argmin()), errors.shape[1])
+    ax.plot(exponents[column], exponents[row], "x", color=plots.RED, markersize=11, markeredgewidth=2.5)
+    ax.set(xlabel="beta, of the text", ylabel="alpha, of the size")
+    return fig
+
+
+def prediction(
+    law: LossFit,
+    fitted: Mapping[float, Sequence[Run]],
+    expected: Mapping[float, tuple[float, float, float]],
+    made: Mapping[float, Sequence[Run]],
+) -> Any:
+    """A law's IsoFLOP curves through the runs that it was fitted to, and beside an interval the runs made afterwards.
+
+    Args:
+        law: the fit.
+        fitted: runs by budget.
+        expected: lower end, prediction and upper end by budget; at the size of the first run made.
+        made: runs by budget.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 3.8))
+    sizes = [run.parameters for each in fitted.values() for run in each]
+    over = np.geomspace(min(sizes) * 0.8, max(sizes) * 1.25, 100)
+    for budget, color in zip((*fitted, *made), plots.COLORS, strict=False):
+        dashed = "--" if budget in made else "-"
+        ax.plot(over, [law.loss(N, budget / (6 * N)) for N in over], dashed, color=color, linewidth=1.3)
+        for run in fitted.get(budget, ()):
+            ax.plot(run.parameters, run.loss, "o", color=color, markersize=5)
+        for run in made.get(budget, ()):
+            low, middle, high = expected[budget]
+            ax.errorbar(run.parameters, middle, [[middle - low], [high - middle]], color=color, capsize=5, linewidth=2)
+            ax.plot(run.parameters, run.loss, "*", color=plots.RED, markersize=13)
+        ax.text(over[-1] * 1.05, law.loss(over[-1], budget / (6 * over[-1])), f"{budget:.1e}", color=color, fontsize=9,
+                va="center")  # fmt: skip
+    ax.set(xscale="log", xlabel="parameters N", ylabel="loss, nats a byte", xlim=(over[0], over[-1] * 1.6))
+    return fig
+
+
+def bias(apart: Sequence[float], values: Sequence[tuple[float, float]]) -> Any:
+    """How far a parabola's vertex is off, simulated and by the third order, over the difference of the exponents."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 3.0))
+    ax.plot(apart, [100 * predicted for _, predicted in values], color=plots.BLUE, label="third order")
+    ax.plot(apart, [100 * simulated for simulated, _ in values], "o", color=plots.RED, label="simulated")
+    ax.set(xlabel="alpha - beta", ylabel="vertex off by, % of best N")
+    ax.legend(fontsize=9)
     return fig

@@ -1,7 +1,7 @@
 """The grid of small models that Module 4's lesson 5 fits a scaling law to, larger than a lesson has time for.
 
 `uv run python Module-4/race/scaling_grid.py --record docs/results/scaling_grid.json` trains 27 models twice, from two
-seeds: about 25 minutes on one core. Each run is recorded when it is there, and a second call goes on.
+seeds: some twenty minutes on one core. Each run is recorded when it is there, and a second call goes on.
 """
 
 from __future__ import annotations

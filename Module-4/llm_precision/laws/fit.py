@@ -49,22 +49,23 @@ def huber(residuals: Tensor, delta: float = HUBER) -> Tensor:
     return small * (residuals.abs() - small / 2)
 
 
-def solve(N: Points, D: Points, loss: Points, weights: Points, exponents: Tensor) -> Tensor:
-    """E, A and B of least weighted relative squares for each pair of exponents, none below 0: (pairs, 3)."""
+def terms(N: Points, D: Points, exponents: Tensor) -> Float[Tensor, "pairs runs 3"]:
+    """1, N^-alpha and D^-beta for each pair of exponents; relative to the middle N and D, so that all have one size."""
+    n, d = N.log() - N.log().mean(), D.log() - D.log().mean()
     alpha, beta = exponents[:, :1], exponents[:, 1:]
-    # Powers of N and D relative to their geometric means, so that the three columns are of one size.
-    middle_n, middle_d = N.log().mean().exp(), D.log().mean().exp()
-    columns = torch.stack(
-        [torch.ones(len(exponents), len(N)).double(), (N / middle_n) ** -alpha, (D / middle_d) ** -beta], dim=-1
-    )
-    scaled = columns * (weights / loss)[:, None]
+    return torch.stack([torch.ones_like(alpha * n), (-alpha * n).exp(), (-beta * d).exp()], dim=-1)
+
+
+def solve(powers: Float[Tensor, "pairs runs 3"], loss: Points, weights: Points) -> Float[Tensor, "pairs 3"]:
+    """The factors of the three terms with the least weighted squares of relative errors, none below 0."""
+    scaled = powers * (weights / loss)[:, None]
     squares = scaled.mT @ scaled + 1e-13 * torch.eye(3, dtype=torch.float64)
     products = scaled.mT @ weights
     found = torch.linalg.solve(squares, products)
     negative = (found < 0).any(dim=1)
     if negative.any():
         found[negative] = without_some(squares[negative], products[negative])
-    return found * torch.stack([torch.ones_like(alpha[:, 0]), middle_n ** alpha[:, 0], middle_d ** beta[:, 0]], dim=1)
+    return found
 
 
 def without_some(squares: Tensor, products: Tensor) -> Tensor:
@@ -78,13 +79,6 @@ def without_some(squares: Tensor, products: Tensor) -> Tensor:
         better = (part >= 0).all(dim=1) & (miss < lowest)
         lowest, chosen = torch.where(better, miss, lowest), torch.where(better[:, None], part, chosen)
     return chosen
-
-
-def misses_of(N: Points, D: Points, loss: Points, exponents: Tensor, solved: Tensor) -> Tensor:
-    """ln of the predicted over the measured losses, for each pair of exponents: (pairs, runs)."""
-    E, A, B = (column[:, None] for column in solved.T)
-    predicted = E + A / N ** exponents[:, :1] + B / D ** exponents[:, 1:]
-    return predicted.log() - loss.log()
 
 
 def fit(runs: Sequence[Run], low: float = 0.05, high: float = 1.2, rounds: int = 9) -> LossFit:
@@ -105,15 +99,16 @@ def fit(runs: Sequence[Run], low: float = 0.05, high: float = 1.2, rounds: int =
         steps = torch.linspace(-half, half, 17, dtype=torch.float64)
         grid = torch.cartesian_prod(steps, steps) + centre
         grid = grid.clamp(min=low, max=high)
+        powers = terms(N, D, grid)
         for _ in range(3):  # weights that turn least squares into Huber's loss
-            solved = solve(N, D, loss, weights, grid)
-            misses = misses_of(N, D, loss, grid, solved)
+            found = solve(powers, loss, weights)
+            misses = (powers @ found[..., None])[..., 0].log() - loss.log()
             best = huber(misses).sum(dim=1).argmin()
             weights = (HUBER / misses[best].abs().clamp(min=HUBER)).sqrt()
         centre, half = grid[best], half / 4
-    E, A, B = solved[best].tolist()
-    alpha, beta = centre.tolist()
-    return LossFit(E, A, B, alpha, beta)
+    (E, a, b), (alpha, beta) = found[best].tolist(), centre.tolist()
+    middle_n, middle_d = N.log().mean().exp().item(), D.log().mean().exp().item()
+    return LossFit(E, a * middle_n**alpha, b * middle_d**beta, alpha, beta)
 
 
 def fit_all_at_once(runs: Sequence[Run], starts: Sequence[LossFit]) -> LossFit:
@@ -165,7 +160,7 @@ def bootstrap(
         seed: of the draws.
         share: inside the interval.
     """
-    return _middle([value(law) for law in resampled(runs, draws, torch.Generator().manual_seed(seed))], share)
+    return middle([value(law) for law in resampled(runs, draws, torch.Generator().manual_seed(seed))], share)
 
 
 def resampled(runs: Sequence[Run], draws: int, draw: torch.Generator) -> Iterator[LossFit]:
@@ -193,10 +188,11 @@ def prediction_interval(
     noise = [run.loss / law.loss(run.parameters, run.tokens) for run in runs]
     drawn = torch.randint(len(runs), (draws,), generator=draw).tolist()
     fits = zip(resampled(runs, draws, draw), drawn, strict=True)
-    return _middle([each.loss(parameters, tokens) * noise[number] for each, number in fits], share)
+    return middle([each.loss(parameters, tokens) * noise[number] for each, number in fits], share)
 
 
-def _middle(values: Sequence[float], share: float) -> tuple[float, float]:
+def middle(values: Sequence[float], share: float) -> tuple[float, float]:
+    """The two ends between which the middle `share` of the values lies."""
     ends = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
     low, high = torch.tensor(values, dtype=torch.float64).quantile(ends).tolist()
     return low, high
