@@ -33,9 +33,11 @@ OURS = {
 
 
 def nanogpt_step(
-    checkout: str, config: GPTConfig, batches: list[Tensor], device: str, compiled: bool
+    checkout: str, config: GPTConfig, batches: list[Tensor], device: str, compiled: bool, mixed: bool = True
 ) -> tuple[Callable[[], Tensor], int]:
     """nanoGPT's model and optimiser, from its checkout, in the loop of its train.py; and its number of parameters.
+
+    With `mixed` the forward pass is autocast to bfloat16.
 
     Raises:
         ValueError: where the checkout holds no model.py.
@@ -65,7 +67,7 @@ def nanogpt_step(
         nonlocal position
         inputs, targets = pairs[position % len(pairs)]
         position += 1
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=mixed):
             _, loss = runs(inputs, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -22,12 +22,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def _range(value: Any) -> str:
+def size_of(value: Any) -> str:
     sizes = [f"{tensor.abs().max().item():.3g}" for tensor in _tensors(value) if tensor.is_floating_point()]
     return f"inputs up to {', '.join(sizes)}" if sizes else "no inputs that are numbers"
 
 
-def _broken(value: Any) -> bool:
+def not_finite(value: Any) -> bool:
     return any(tensor.is_floating_point() and not torch.isfinite(tensor).all() for tensor in _tensors(value))
 
 
@@ -43,10 +43,10 @@ def finite(model: nn.Module) -> Iterator[None]:
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not _broken(output) or _broken(inputs):
+            if not not_finite(output) or not_finite(inputs):
                 return
-            own = [each for each, weight in module.named_parameters(recurse=False) if _broken(weight)]
-            cause = f"its own {', '.join(own)} is broken" if own else _range(inputs)
+            own = [each for each, weight in module.named_parameters(recurse=False) if not_finite(weight)]
+            cause = f"its own {', '.join(own)} is broken" if own else size_of(inputs)
             raise NotFinite(
                 f"{name or 'the model'} ({type(module).__name__}) made a number that is not finite; {cause}"
             )
@@ -64,4 +64,4 @@ def finite(model: nn.Module) -> Iterator[None]:
 def broken_gradients(model: nn.Module) -> list[str]:
     """Names of the parameters whose gradient is not finite, from the output back to the input."""
     named = list(model.named_parameters())
-    return [name for name, weight in reversed(named) if weight.grad is not None and _broken(weight.grad)]
+    return [name for name, weight in reversed(named) if weight.grad is not None and not_finite(weight.grad)]

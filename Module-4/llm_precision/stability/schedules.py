@@ -14,7 +14,7 @@ from llm_core.optimizers import rate_factor as cosine
 __all__ = ["cosine", "inverse_square_root", "linear", "warmup_stable_decay"]
 
 
-def _checked(step: int, warmup_steps: int, steps: int) -> None:
+def check_steps(step: int, warmup_steps: int, steps: int) -> None:
     if step < 0 or not 0 <= warmup_steps < steps:
         raise ValueError(
             f"step={step} must be 0 or more, and warmup_steps={warmup_steps} from 0 to below {steps} steps"
@@ -23,7 +23,7 @@ def _checked(step: int, warmup_steps: int, steps: int) -> None:
 
 def linear(step: int, warmup_steps: int, steps: int, min_lr_ratio: float = 0.0) -> float:
     """A line up, and a line down to `min_lr_ratio` at the last step."""
-    _checked(step, warmup_steps, steps)
+    check_steps(step, warmup_steps, steps)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = (min(step, steps - 1) - warmup_steps + 1) / (steps - warmup_steps)
@@ -44,7 +44,7 @@ def warmup_stable_decay(
     Raises:
         ValueError: for steps that do not fit, or another shape.
     """
-    _checked(step, warmup_steps, steps)
+    check_steps(step, warmup_steps, steps)
     if not 0 < decay_steps <= steps - warmup_steps:
         raise ValueError(f"decay_steps={decay_steps} must be above 0 and leave room for the warm-up of {steps} steps")
     falls = {
