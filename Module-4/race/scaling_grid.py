@@ -10,6 +10,7 @@ import argparse
 import json
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 from llm_precision.laws.grid import GRID, tokens_for, train
@@ -29,7 +30,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     there = options.record is not None and options.record.is_file()
-    record = json.loads(options.record.read_text("utf-8")) if there else {"corpus": CORPUS, "rows": []}
+    empty: dict[str, Any] = {"corpus": CORPUS, "rows": []}
+    record = json.loads(options.record.read_text("utf-8")) if there else empty
     known = {(row["budget"], row["width"], row["seed"]) for row in record["rows"]}
     for budget, widths in GRID.items():
         for width in widths:
