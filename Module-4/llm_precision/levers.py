@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from llm_core.config import GPTConfig
+from llm_core.fast import fast
 from llm_core.losses import causal_loss, chunked_causal_loss
 from llm_core.model import GPT
 from llm_core.optimizers import parameter_groups
@@ -48,6 +49,7 @@ class Levers:
         checkpointing: keep each block's input only, and compute the block again in the backward pass.
         loss_chunk: tokens whose logits exist at a time; 0 for all.
         accumulate: batches a step.
+        fast: `llm_core.fast`'s forms of norm and rotation, which count on a CPU in float32.
     """
 
     precision: str = "fp32"
@@ -57,6 +59,7 @@ class Levers:
     checkpointing: bool = False
     loss_chunk: int = 0
     accumulate: int = 1
+    fast: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -122,6 +125,8 @@ def build_step(
     torch.manual_seed(seed)
     with torch.device(device):
         model = GPT(config)
+    if levers.fast:
+        fast(model)
     if levers.precision == "bf16-true":
         model = model.to(torch.bfloat16)
     if levers.checkpointing:
