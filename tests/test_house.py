@@ -31,6 +31,7 @@ FLOORS = [
     "llm_data",
     "llm_core",
     "llm_precision",
+    "llm_scale",
 ]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
 

@@ -1,0 +1,152 @@
+"""The collectives by hand, on sends and receives between neighbours of a ring, with every byte on the wire counted.
+
+N ranks, P values in a tensor. Each function takes a tensor of the same shape on every rank. `WIRE.sent` counts what
+this rank has sent. The library's forms of the same are `torch.distributed.all_reduce` and its kin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass
+class Wire:
+    """What this rank has sent: bytes and messages."""
+
+    sent: int = 0
+    messages: int = 0
+
+    def clear(self) -> None:
+        """Begin at 0."""
+        self.sent = self.messages = 0
+
+
+WIRE = Wire()
+
+
+def exchange(outgoing: Tensor) -> Tensor:
+    """Send to the next rank of the ring, and receive from the one before, at the same time."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    outgoing, incoming = outgoing.contiguous(), torch.empty_like(outgoing, memory_format=torch.contiguous_format)
+    # Both at once: if each rank sent before it received, all could wait for a receiver.
+    work = dist.batch_isend_irecv([
+        dist.P2POp(dist.isend, outgoing, (rank + 1) % size),
+        dist.P2POp(dist.irecv, incoming, (rank - 1) % size),
+    ])  # fmt: skip
+    for each in work:
+        each.wait()
+    WIRE.sent += outgoing.nbytes
+    WIRE.messages += 1
+    return incoming
+
+
+def ring_reduce_scatter(tensor: Tensor) -> Tensor:
+    """The sum over all ranks of this rank's part: of N equal parts of the first dimension, the rank-th.
+
+    Each rank sends (N - 1) / N of the tensor.
+
+    Raises:
+        ValueError: when the first dimension is not a multiple of N.
+    """
+    rank, size = dist.get_rank(), dist.get_world_size()
+    parts = list(split(tensor, size))
+    for step in range(size - 1):
+        # A part starts at the rank after its owner, and goes round: every rank on its way adds its own.
+        arrived = exchange(parts[(rank - 1 - step) % size])
+        parts[(rank - 2 - step) % size] = parts[(rank - 2 - step) % size] + arrived
+    return parts[rank].clone()
+
+
+def ring_all_gather(part: Tensor) -> Tensor:
+    """All ranks' parts, one after the other; each rank sends N - 1 times its part."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    parts = [part] * size
+    for step in range(size - 1):
+        parts[(rank - 1 - step) % size] = exchange(parts[(rank - step) % size])
+    return torch.cat(parts)
+
+
+def ring_all_reduce(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, on every rank: reduce-scatter, then all-gather. Each rank sends 2 (N - 1) / N of it.
+
+    The tensor is filled up with zeros to N equal parts.
+    """
+    size = dist.get_world_size()
+    flat = torch.nn.functional.pad(tensor.flatten(), (0, -tensor.numel() % size))
+    return ring_all_gather(ring_reduce_scatter(flat))[: tensor.numel()].view_as(tensor)
+
+
+def naive_all_reduce(tensor: Tensor) -> Tensor:
+    """The same sum by passing whole tensors round the ring: each rank sends N - 1 times all of it."""
+    total, passing = tensor.clone(), tensor
+    for _ in range(dist.get_world_size() - 1):
+        passing = exchange(passing)
+        total += passing
+    return total
+
+
+def ring_broadcast(tensor: Tensor, source: int = 0) -> Tensor:
+    """The source's tensor on every rank, passed on along the ring; each rank but the last sends it once."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    place = (rank - source) % size  # in the line that begins at the source
+    result = tensor.contiguous().clone()
+    if place > 0:
+        dist.recv(result, (rank - 1) % size)
+    if place < size - 1:
+        dist.send(result, (rank + 1) % size)
+        WIRE.sent += result.nbytes
+        WIRE.messages += 1
+    return result
+
+
+def split(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
+    """N equal parts of the first dimension.
+
+    Raises:
+        ValueError: when it is not a multiple of N.
+    """
+    if not tensor.ndim or len(tensor) % size:
+        raise ValueError(f"shape {tuple(tensor.shape)} has no {size} equal parts; fill it up to a multiple of {size}")
+    return tensor.chunk(size)
+
+
+class Collectives(NamedTuple):
+    """What data parallel code asks for, so that the ring and the library can take each other's place.
+
+    Attributes:
+        all_reduce: a tensor to the sum over all ranks.
+        reduce_scatter: N equal parts of the first dimension to the sum of this rank's.
+        all_gather: a part to all ranks' parts, one after the other.
+    """
+
+    all_reduce: Callable[[Tensor], Tensor]
+    reduce_scatter: Callable[[Tensor], Tensor]
+    all_gather: Callable[[Tensor], Tensor]
+
+
+def _all_reduce(tensor: Tensor) -> Tensor:
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def _reduce_scatter(tensor: Tensor) -> Tensor:
+    result = torch.empty_like(split(tensor, dist.get_world_size())[0])
+    dist.reduce_scatter_single(result, tensor.contiguous())
+    return result
+
+
+def _all_gather(part: Tensor) -> Tensor:
+    result = part.new_empty(len(part) * dist.get_world_size(), *part.shape[1:])
+    dist.all_gather_single(result, part.contiguous())
+    return result
+
+
+RING = Collectives(ring_all_reduce, ring_reduce_scatter, ring_all_gather)
+LIBRARY = Collectives(_all_reduce, _reduce_scatter, _all_gather)

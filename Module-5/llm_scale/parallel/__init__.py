@@ -1,0 +1,1 @@
+"""Data parallel training by hand: gradients averaged, in buckets too, then states, gradients and weights sharded."""

@@ -1,0 +1,171 @@
+"""ZeRO, stage 3: weights are sharded too; those of a unit are whole while it computes, forward and backward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from llm_scale.collectives import LIBRARY, Collectives
+from llm_scale.parallel.ddp import same_start
+from llm_scale.parallel.shards import clip_grad_norm_, gather, master, reduce, refuse_unless_elementwise
+
+
+class Event(NamedTuple):
+    """What happened to a unit on this rank, and when.
+
+    Attributes:
+        seconds: of `time.perf_counter`.
+        unit: its name; "root" is all that is in no other.
+        action: "gather", "free" or "reduce".
+        bytes: of whole weights that this rank holds afterwards, over all units.
+    """
+
+    seconds: float
+    unit: str
+    action: str
+    bytes: int
+
+
+class Unit:
+    """Parameters that are gathered and freed together."""
+
+    def __init__(self, name: str, parameters: list[nn.Parameter], shares: list[nn.Parameter]) -> None:
+        self.name, self.parameters, self.shares = name, parameters, shares
+        self.trained = [pair for pair in zip(parameters, shares, strict=True) if pair[0].requires_grad]
+        self.bytes = [parameter.nbytes for parameter in parameters]
+        self.whole, self.in_backward, self.arrived = True, False, 0
+
+    def allocate(self) -> None:
+        """Give the weights their memory back; the tensors, and views that autograd saved of them, stay the same."""
+        for parameter, number in zip(self.parameters, self.bytes, strict=True):
+            parameter.untyped_storage().resize_(number)
+        self.whole = True
+
+    def free(self) -> None:
+        """Let the weights' memory go, and keep the tensors."""
+        for parameter in self.parameters:
+            parameter.untyped_storage().resize_(0)
+        self.whole = False
+
+
+class Zero3:
+    """Each rank keeps its share of everything; a unit is gathered before it computes, and freed after it.
+
+    Rajbhandari et al. 2020, ZeRO (arXiv:1910.02054), section 5.3; Zhao et al. 2023, FSDP (arXiv:2304.11277). A step
+    sends half as much again as data parallel: weights twice (forward, backward), gradients once.
+
+    Args:
+        model: the same on every rank from here on.
+        units: modules of it whose weights come and go together, as a rule its blocks; what is in none of them (often an
+            embedding that the head shares) is the root, and stays whole from the first forward pass to the last
+            reduction.
+        optimizer: its class; `options` are its arguments.
+        collectives: the library's, or the ring by hand.
+
+    Attributes:
+        events: gathers, frees and reductions of this rank, in their order.
+
+    Raises:
+        ValueError: for an optimiser that is not element-wise, or a parameter that two units share.
+    """
+
+    def __init__(
+        self, model: nn.Module, units: Iterable[nn.Module], optimizer: type[torch.optim.Optimizer],
+        collectives: Collectives = LIBRARY, **options: Any,
+    ) -> None:  # fmt: skip
+        refuse_unless_elementwise(optimizer)
+        same_start(model)
+        self.collectives, self.events = collectives, list[Event]()
+        self.shares = [nn.Parameter(part.detach().clone()) for part in master(model)]  # the weights' memory is let go
+        self.optimizer = optimizer(self.shares, **options)
+        share_of = dict(zip(model.parameters(), self.shares, strict=True))
+        names = {module: name for name, module in model.named_modules()}
+        self.units, left = list[Unit](), dict(share_of)
+        for module in [*units, model]:
+            inside = [p for p in module.parameters() if p in left or module is not model]
+            if any(p not in left for p in inside):
+                raise ValueError(f"{names[module]} shares a parameter with another unit; leave one of them to the root")
+            unit = Unit(names[module] or "root", inside, [left.pop(p) for p in inside])
+            self.units.append(unit)
+            module.register_forward_pre_hook(lambda *_, unit=unit: self._gather(unit))
+            module.register_forward_hook(lambda *_, unit=unit: self._after_forward(unit))
+            if module is not model:  # the root is whole then
+                module.register_full_backward_pre_hook(lambda *_, unit=unit: self._before_backward(unit))
+            for parameter, _part in unit.trained:
+                parameter.register_post_accumulate_grad_hook(lambda _, unit=unit: self._arrived(unit))
+            self._free(unit)
+
+    def _note(self, unit: Unit, action: str) -> None:
+        held = sum(sum(each.bytes) for each in self.units if each.whole)
+        self.events.append(Event(time.perf_counter(), unit.name, action, held))
+
+    def _gather(self, unit: Unit) -> None:
+        if not unit.whole:
+            unit.allocate()
+            gather(unit.shares, unit.parameters, self.collectives)
+            self._note(unit, "gather")
+
+    def _free(self, unit: Unit) -> None:
+        unit.free()
+        self._note(unit, "free")
+
+    def _after_forward(self, unit: Unit) -> None:
+        # The root is needed again at once by the backward pass, as is a unit that checkpointing runs once more in it.
+        if not torch.is_grad_enabled() or (unit.name != "root" and not unit.in_backward):
+            self._free(unit)
+
+    def _before_backward(self, unit: Unit) -> None:
+        unit.in_backward = True
+        self._gather(unit)
+
+    def _arrived(self, unit: Unit) -> None:
+        unit.arrived += 1
+        if unit.arrived == len(unit.trained):
+            self._reduce(unit)
+
+    def _reduce(self, unit: Unit) -> None:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in unit.trained]
+        for (parameter, part), mine in zip(unit.trained, reduce(gradients, self.collectives), strict=True):
+            part.grad = mine if part.grad is None else part.grad + mine
+            parameter.grad = None
+        unit.arrived, unit.in_backward = 0, False
+        self._note(unit, "reduce")
+        self._free(unit)
+
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Clip by the norm of the whole gradient; between backward pass and `step`."""
+        return clip_grad_norm_(self.shares, max_norm)
+
+    def step(self) -> None:
+        """Step this rank's shares, and clear the gradients; weights are gathered when they are next needed."""
+        for unit in self.units:
+            if unit.arrived:  # some of its parameters were not used, so that it still waits for their gradients
+                self._reduce(unit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def full_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The whole weights by name, on every rank: for a checkpoint."""
+        shares = dict(zip((name for name, _ in model.named_parameters()), self.shares, strict=True))
+        state: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            whole = torch.empty(parameter.shape, device=parameter.device)
+            gather([shares[name]], [whole], self.collectives)
+            state[name] = whole
+        return state
+
+
+def blocks_of(model: nn.Module) -> Sequence[nn.Module]:
+    """The transformer blocks of a model: the members of its first `ModuleList`.
+
+    Raises:
+        ValueError: when it has none.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            return list(module)
+    raise ValueError("the model has no ModuleList of blocks; name its units yourself")
