@@ -105,13 +105,13 @@ def plan(
             return budget(config, setup, batch, length).bytes <= free
 
         rows.append(Row(
-            setup, budget(config, setup, 1, time), _largest(lambda batch: fits(batch, time)),
-            _largest(lambda length: fits(1, length)),
+            setup, budget(config, setup, 1, time), largest(lambda batch: fits(batch, time)),
+            largest(lambda length: fits(1, length)),
         ))  # fmt: skip
     return rows
 
 
-def _largest(fits: Callable[[int], bool]) -> int:
+def largest(fits: Callable[[int], bool]) -> int:
     """The largest number up to `LIMIT` that fits, where every smaller one does too; 0 for none."""
     if not fits(1):
         return 0

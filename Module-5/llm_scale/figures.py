@@ -1,0 +1,88 @@
+"""Figures of this module's lessons: what fills a device, who holds which sum, what travels when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from course import plots
+from llm_scale.budget import Budget
+
+
+def memory_bars(budgets: Mapping[str, Budget], limit: float) -> Any:
+    """GB of one device by what they are for, at the highest moment of a step; the line is what the device has.
+
+    Args:
+        budgets: by the bar's name.
+        limit: GB.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 0.5 * len(budgets) + 1.1))
+    colors = {"weights": plots.BLUE, "states": plots.ORANGE, "buckets": plots.GREEN, "the rest": plots.RED}
+    for place, found in enumerate(budgets.values()):
+        held = {name: 0 if found.host else value for name, value in found.held.items()}
+        left = 0.0
+        for name, value in {**held, "the rest": found.bytes - sum(held.values())}.items():
+            ax.barh(place, value / 1e9, left=left, color=colors[name], alpha=0.75, height=0.65)
+            left += value / 1e9
+        ax.text(left + limit / 100, place, f"{left:.0f}", va="center", fontsize=9)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color, alpha=0.75) for color in colors.values()]
+    ax.axvline(limit, color="black", linestyle="--", linewidth=1.2)
+    ax.text(limit, -0.62, f" {limit:g} GB", fontsize=9, va="bottom")
+    ax.set_yticks(range(len(budgets)), list(budgets))
+    ax.set(ylim=(len(budgets) - 0.5, -0.7), xlim=(0, 1.12 * max(each.bytes for each in budgets.values()) / 1e9))
+    ax.set_xlabel("GB on one device, at the highest moment of a step")
+    ax.grid(axis="y", visible=False)
+    ax.legend(handles, ["weights", "states", "buckets of gradients", "gradients, activations, logits"],
+              fontsize=9, loc="lower right")  # fmt: skip
+    return fig
+
+
+def rounds(tables: Sequence[np.ndarray], titles: Sequence[str]) -> Any:
+    """Who holds the sum of how many: a table a round, a row a rank, a column a part of the tensor.
+
+    Args:
+        tables: (ranks, parts), the number of ranks whose values are in that part.
+        titles: of the tables.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(tables), figsize=(7, 7 / len(tables) + 0.7), sharey=True)
+    ranks = tables[0].shape[0]
+    for ax, table, title in zip(np.atleast_1d(axes), tables, titles, strict=True):
+        ax.imshow(table, cmap="Blues", vmin=0, vmax=1.4 * ranks)
+        for (row, column), number in np.ndenumerate(table):
+            weight = "bold" if number == ranks else "normal"
+            ax.text(column, row, f"{number:g}", ha="center", va="center", fontsize=10, fontweight=weight)
+        ax.set_title(title, fontsize=10)
+        ax.set_xticks(range(ranks), [f"{part}" for part in range(ranks)], fontsize=9)
+        ax.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)], fontsize=9)
+        ax.set_xlabel("part", fontsize=9)
+        ax.grid(False)
+    return fig
+
+
+def lanes(work: Mapping[str, Sequence[tuple[str, float, float, str]]], marks: Mapping[str, float] | None = None) -> Any:
+    """What happens when: a lane for each thing that works, a bar for each piece of its work.
+
+    Args:
+        work: by lane, (text, start, end, colour) of each piece, in seconds.
+        marks: vertical lines, by their text.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(7, 0.55 * len(work) + 1.0))
+    for lane, pieces in enumerate(work.values()):
+        for text, start, end, color in pieces:
+            ax.barh(lane, 1e3 * (end - start), left=1e3 * start, color=color, alpha=0.6, height=0.7, edgecolor="white")
+            ax.text(1e3 * (start + end) / 2, lane, text, ha="center", va="center", fontsize=8)
+    for text, second in (marks or {}).items():
+        ax.axvline(1e3 * second, color="black", linestyle="--", linewidth=1)
+        ax.text(1e3 * second, -0.75, f" {text}", fontsize=8, va="center")
+    ax.set_yticks(range(len(work)), list(work))
+    ax.set(ylim=(len(work) - 0.4, -1.0), xlabel="ms")
+    ax.grid(axis="y", visible=False)
+    return fig
