@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,25 +31,82 @@ class Event(NamedTuple):
 
 
 class Unit:
-    """Parameters that are gathered and freed together."""
+    """Parameters of a module that are gathered and freed together.
 
-    def __init__(self, name: str, parameters: list[nn.Parameter], shares: list[nn.Parameter]) -> None:
-        self.name, self.parameters, self.shares = name, parameters, shares
-        self.trained = [pair for pair in zip(parameters, shares, strict=True) if pair[0].requires_grad]
+    Args:
+        name: for events.
+        parameters, shares: whole, and this rank's.
+        collectives: the library's, or the ring by hand.
+        note: called with the unit and what has happened to it.
+    """
+
+    def __init__(
+        self, name: str, parameters: list[nn.Parameter], shares: list[nn.Parameter], collectives: Collectives,
+        note: Callable[[Unit, str], Any],
+    ) -> None:  # fmt: skip
+        self.name, self.parameters, self.shares, self.collectives, self.note = (
+            name,
+            parameters,
+            shares,
+            collectives,
+            note,
+        )
         self.bytes = [parameter.nbytes for parameter in parameters]
+        self.trained = [pair for pair in zip(parameters, shares, strict=True) if pair[0].requires_grad]
         self.whole, self.in_backward, self.arrived = True, False, 0
 
-    def allocate(self) -> None:
-        """Give the weights their memory back; the tensors, and views that autograd saved of them, stay the same."""
-        for parameter, number in zip(self.parameters, self.bytes, strict=True):
-            parameter.untyped_storage().resize_(number)
-        self.whole = True
+    def gather(self) -> None:
+        """Make the weights whole; the tensors, and views that autograd saved of them, stay the same."""
+        if not self.whole:
+            for parameter, number in zip(self.parameters, self.bytes, strict=True):
+                parameter.untyped_storage().resize_(number)
+            gather(self.shares, self.parameters, self.collectives)
+            self.whole = True
+            self.note(self, "gather")
 
     def free(self) -> None:
         """Let the weights' memory go, and keep the tensors."""
         for parameter in self.parameters:
             parameter.untyped_storage().resize_(0)
         self.whole = False
+        self.note(self, "free")
+
+    def reduce(self) -> None:
+        """Give every rank its share of the gradients' means, and let go of whole gradients and weights."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in self.trained]
+        for (parameter, part), mine in zip(self.trained, reduce(gradients, self.collectives), strict=True):
+            part.grad = mine if part.grad is None else part.grad + mine
+            parameter.grad = None
+        self.arrived, self.in_backward = 0, False
+        self.note(self, "reduce")
+        self.free()
+
+    def before_backward(self, *_: Any) -> None:
+        """Gather once more: the gradients need the weights."""
+        self.in_backward = True
+        self.gather()
+
+    def gradient_arrived(self, _: nn.Parameter) -> None:
+        """Reduce when the last gradient is there."""
+        self.arrived += 1
+        if self.arrived == len(self.trained):
+            self.reduce()
+
+    def attach(self, module: nn.Module, root: bool) -> None:
+        """Let the module's passes call all this. The root stays whole from its forward pass to its last gradient."""
+
+        def after_forward(*_: Any) -> None:
+            # Checkpointing runs the module once more inside the backward pass, which still needs its weights.
+            if not torch.is_grad_enabled() or not (root or self.in_backward):
+                self.free()
+
+        module.register_forward_pre_hook(lambda *_: self.gather())
+        module.register_forward_hook(after_forward)
+        if not root:
+            module.register_full_backward_pre_hook(self.before_backward)
+        for parameter, _part in self.trained:
+            parameter.register_post_accumulate_grad_hook(self.gradient_arrived)
+        self.free()
 
 
 class Zero3:
@@ -79,62 +136,22 @@ class Zero3:
     ) -> None:  # fmt: skip
         refuse_unless_elementwise(optimizer)
         same_start(model)
-        self.collectives, self.events = collectives, list[Event]()
         self.shares = [nn.Parameter(part.detach().clone()) for part in master(model)]  # the weights' memory is let go
-        self.optimizer = optimizer(self.shares, **options)
-        share_of = dict(zip(model.parameters(), self.shares, strict=True))
-        names = {module: name for name, module in model.named_modules()}
-        self.units, left = list[Unit](), dict(share_of)
+        self.optimizer, self.collectives = optimizer(self.shares, **options), collectives
+        self.units, self.events = list[Unit](), list[Event]()
+        left = dict(zip(model.parameters(), self.shares, strict=True))
+        names = {module: name or "root" for name, module in model.named_modules()}
         for module in [*units, model]:
             inside = [p for p in module.parameters() if p in left or module is not model]
             if any(p not in left for p in inside):
                 raise ValueError(f"{names[module]} shares a parameter with another unit; leave one of them to the root")
-            unit = Unit(names[module] or "root", inside, [left.pop(p) for p in inside])
+            unit = Unit(names[module], inside, [left.pop(p) for p in inside], collectives, self._note)
             self.units.append(unit)
-            module.register_forward_pre_hook(lambda *_, unit=unit: self._gather(unit))
-            module.register_forward_hook(lambda *_, unit=unit: self._after_forward(unit))
-            if module is not model:  # the root is whole then
-                module.register_full_backward_pre_hook(lambda *_, unit=unit: self._before_backward(unit))
-            for parameter, _part in unit.trained:
-                parameter.register_post_accumulate_grad_hook(lambda _, unit=unit: self._arrived(unit))
-            self._free(unit)
+            unit.attach(module, root=module is model)
 
     def _note(self, unit: Unit, action: str) -> None:
         held = sum(sum(each.bytes) for each in self.units if each.whole)
         self.events.append(Event(time.perf_counter(), unit.name, action, held))
-
-    def _gather(self, unit: Unit) -> None:
-        if not unit.whole:
-            unit.allocate()
-            gather(unit.shares, unit.parameters, self.collectives)
-            self._note(unit, "gather")
-
-    def _free(self, unit: Unit) -> None:
-        unit.free()
-        self._note(unit, "free")
-
-    def _after_forward(self, unit: Unit) -> None:
-        # The root is needed again at once by the backward pass, as is a unit that checkpointing runs once more in it.
-        if not torch.is_grad_enabled() or (unit.name != "root" and not unit.in_backward):
-            self._free(unit)
-
-    def _before_backward(self, unit: Unit) -> None:
-        unit.in_backward = True
-        self._gather(unit)
-
-    def _arrived(self, unit: Unit) -> None:
-        unit.arrived += 1
-        if unit.arrived == len(unit.trained):
-            self._reduce(unit)
-
-    def _reduce(self, unit: Unit) -> None:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in unit.trained]
-        for (parameter, part), mine in zip(unit.trained, reduce(gradients, self.collectives), strict=True):
-            part.grad = mine if part.grad is None else part.grad + mine
-            parameter.grad = None
-        unit.arrived, unit.in_backward = 0, False
-        self._note(unit, "reduce")
-        self._free(unit)
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Clip by the norm of the whole gradient; between backward pass and `step`."""
@@ -144,7 +161,7 @@ class Zero3:
         """Step this rank's shares, and clear the gradients; weights are gathered when they are next needed."""
         for unit in self.units:
             if unit.arrived:  # some of its parameters were not used, so that it still waits for their gradients
-                self._reduce(unit)
+                unit.reduce()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
