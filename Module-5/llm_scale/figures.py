@@ -83,6 +83,67 @@ def lanes(work: Mapping[str, Sequence[tuple[str, float, float, str]]], marks: Ma
         ax.axvline(1e3 * second, color="black", linestyle="--", linewidth=1)
         ax.text(1e3 * second, -0.75, f" {text}", fontsize=8, va="center")
     ax.set_yticks(range(len(work)), list(work))
-    ax.set(ylim=(len(work) - 0.4, -1.0), xlabel="ms")
+    ax.set(ylim=(len(work) - 0.4, -1.0 if marks else -0.6), xlim=(0, None), xlabel="ms")
     ax.grid(axis="y", visible=False)
+    return fig
+
+
+def stages(ranks: int = 4) -> Any:
+    """Who holds what under data parallel and ZeRO's three stages: a bar is a whole tensor, filled where it is held."""
+    import matplotlib.pyplot as plt
+
+    names = ("weights", "gradients", "two moments")
+    widths, colors = (1, 1, 2), (plots.BLUE, plots.GREEN, plots.ORANGE)
+    sharded = {"data parallel": 0, "stage 1": 1, "stage 2": 2, "stage 3": 3}  # how many of them, from the right
+    fig, axes = plt.subplots(1, 4, figsize=(7, 0.42 * ranks + 1.1), sharey=True)
+    for ax, (title, number) in zip(axes, sharded.items(), strict=True):
+        left = 0.0
+        for place, (width, color) in enumerate(zip(widths, colors, strict=True)):
+            for rank in range(ranks):
+                ax.barh(rank, width, left=left, height=0.66, fill=False, edgecolor="#999999", linewidth=0.8)
+                cut = place >= 3 - number
+                begin, part = (left + width * rank / ranks, width / ranks) if cut else (left, width)
+                ax.barh(rank, part, left=begin, height=0.66, color=color, alpha=0.75)
+            left += width + 0.25
+        ax.set_title(title, fontsize=10)
+        ax.set(xticks=[], xlim=(-0.1, left), ylim=(ranks - 0.4, -0.6))
+        ax.grid(False)
+    axes[0].set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)], fontsize=9)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color, alpha=0.75) for color in colors]
+    fig.legend(handles, names, ncols=3, fontsize=9, loc="outside lower center", frameon=False)
+    return fig
+
+
+def whole_units(events: Sequence[Any], held: int) -> Any:
+    """When each unit's weights are whole on a rank, and the bytes of whole weights over time.
+
+    Args:
+        events: of a step, as `Zero3.events` has them.
+        held: bytes of all weights, for the line that data parallel would draw.
+    """
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(event.unit for event in events))
+    begin, end = events[0].seconds, events[-1].seconds
+    fig, (ax, below) = plt.subplots(
+        2, 1, figsize=(7, 0.34 * len(names) + 2.6), sharex=True, height_ratios=(len(names), 4)
+    )
+    since: dict[str, float] = {}
+    for event in events:
+        lane, at = names.index(event.unit), 1e3 * (event.seconds - begin)
+        if event.action == "gather":
+            since[event.unit] = at
+        elif event.action == "free" and event.unit in since:
+            start = since.pop(event.unit)
+            ax.barh(lane, at - start, left=start, height=0.7, color=plots.BLUE, alpha=0.6)
+        elif event.action == "reduce":
+            ax.plot(at, lane, "v", color=plots.RED, markersize=7)
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    ax.set(ylim=(len(names) - 0.4, -0.6))
+    ax.grid(axis="y", visible=False)
+    times = [1e3 * (event.seconds - begin) for event in events]
+    below.step(times, [event.bytes / 1e6 for event in events], where="post", color=plots.BLUE)
+    below.axhline(held / 1e6, color="black", linestyle="--", linewidth=1)
+    below.text(1e3 * (end - begin), held / 1e6, "all weights", fontsize=9, ha="right", va="bottom")
+    below.set(xlabel="ms", ylabel="MB whole", ylim=(0, 1.25 * held / 1e6))
     return fig

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
+import io
 import os
 import pickle
 import queue
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -64,9 +67,10 @@ class Ranks:
 
         Raises:
             NotImplementedError: when every rank raises it.
-            RankError: when a rank raises anything else (with its words), dies, or is not done in time (with the ranks that are not).
+            RankError: when a rank raises anything else (with its words), dies, or is not done in time (with the ranks
+                that are not).
         """
-        payload = cloudpickle.dumps((function, args, kwargs))
+        payload = _dumps((function, args, kwargs))
         if self._agent is None:
             self._start()
         for connection in self._connections:
@@ -113,7 +117,8 @@ class Ranks:
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
             "RANKS_ADDRESS": str(listener.address), "RANKS_KEY": self._key.hex(),
-            "RANKS_TIMEOUT": str(self.timeout), "OMP_NUM_THREADS": "1",
+            "RANKS_TIMEOUT": str(self.timeout + 30),  # a hang is told of here, with its ranks, and not by one of them
+            "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self.size),
                    "-m", "llm_scale.worker"]  # fmt: skip
@@ -172,6 +177,23 @@ class Ranks:
                 "the same collectives in the same order?"
             )
         return [results[rank] for rank in range(self.size)]
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Modules of torch's settings too go by name. cloudpickle sends `torch.distributed.config` along with a function
+    that uses `torch.distributed` and anything's `.config`, and does not know it as a module: it has a class of its own.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.ModuleType) and type(obj) is not types.ModuleType:
+            return importlib.import_module, (obj.__name__,)
+        return super().reducer_override(obj)
+
+
+def _dumps(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file).dump(value)
+    return file.getvalue()
 
 
 def _accept(

@@ -44,13 +44,8 @@ class Unit:
         self, name: str, parameters: list[nn.Parameter], shares: list[nn.Parameter], collectives: Collectives,
         note: Callable[[Unit, str], Any],
     ) -> None:  # fmt: skip
-        self.name, self.parameters, self.shares, self.collectives, self.note = (
-            name,
-            parameters,
-            shares,
-            collectives,
-            note,
-        )
+        self.name, self.parameters, self.shares = name, parameters, shares
+        self.collectives, self.note = collectives, note
         self.bytes = [parameter.nbytes for parameter in parameters]
         self.trained = [pair for pair in zip(parameters, shares, strict=True) if pair[0].requires_grad]
         self.whole, self.in_backward, self.arrived = True, False, 0
