@@ -18,7 +18,7 @@ from llm_core.model import Attention, Hidden, KeyValueCache, RMSNorm, Rotary
 
 
 def fast(model: nn.Module) -> nn.Module:
-    """The same model, its norms and attentions computed by the forms below where they can be; its state is unchanged."""
+    """The same model, with the forms below for its norms and attentions; names and weights are as they were."""
     swapped = {RMSNorm: FastRMSNorm, Attention: FastAttention}
     for module in model.modules():
         # A class and not a new module: hooks, names and states stay, and copies and pickles of it work.

@@ -28,5 +28,5 @@ export(__name__, {
     "Budget": "budget", "DataParallel": "parallel.ddp", "LIBRARY": "collectives", "MODELS": "planner",
     "NaiveDataParallel": "parallel.ddp", "RING": "collectives", "RankError": "ranks", "Ranks": "ranks",
     "Setup": "budget", "Zero1": "parallel.zero1", "Zero2": "parallel.zero2", "Zero3": "parallel.zero3",
-    "plan": "planner", "ring_all_reduce": "collectives", "table": "planner",
+    "budget": "budget",    "plan": "planner", "ring_all_reduce": "collectives", "table": "planner",
 })  # fmt: skip

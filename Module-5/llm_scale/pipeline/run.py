@@ -97,14 +97,44 @@ class Result(NamedTuple):
     most_held: int
 
 
+class Neighbours:
+    """Messages between the stages: receives wait, sends do not wait for their receiver.
+
+    A stage that sends forward and one that sends backward to it at the same time would else wait for each other.
+
+    Args:
+        hidden: the shape of what one stage hands to the next.
+        dtype: of it.
+        group: the stages; None for all ranks.
+    """
+
+    def __init__(self, hidden: Sequence[int], dtype: torch.dtype, group: Group = None) -> None:
+        self.hidden, self.dtype, self.group = hidden, dtype, group
+        self.sending = list[Any]()
+
+    def receive(self, stage: int) -> Tensor:
+        """What a stage sends next."""
+        tensor = torch.empty(*self.hidden, dtype=self.dtype)
+        dist.recv(tensor, group=self.group, group_src=stage)
+        return tensor
+
+    def send(self, tensor: Tensor, stage: int) -> None:
+        """Begin to send to a stage."""
+        tensor = tensor.detach().contiguous()
+        # The tensor is kept beside its message: it must not be freed before.
+        self.sending.append((dist.isend(tensor, group=self.group, group_dst=stage), tensor))
+
+    def finish(self) -> None:
+        """Wait until all is sent."""
+        for message, _ in self.sending:
+            message.wait()
+
+
 def run_stage(
     stage: nn.Module, order: Sequence[Work], inputs: Sequence[Tensor], hidden: Sequence[int],
     loss: Callable[[Tensor, int], Tensor], group: Group = None,
 ) -> Result:  # fmt: skip
     """Do a stage's work in order; gradients add up in its parameters. The rank in the group is the stage.
-
-    A send does not wait for its receiver: a stage that sends forward and one that sends backward to it at the same time
-    would wait for each other. Receives wait.
 
     Args:
         stage: a micro-batch's tensor to the next.
@@ -117,52 +147,45 @@ def run_stage(
     Raises:
         ValueError: for tensors on a GPU, or an interleaved order.
     """
+    refuse_order(order, inputs)
     rank, last = dist.get_rank(group), dist.get_world_size(group) - 1
-    if inputs[0].device.type != "cpu":
-        raise ValueError("NCCL's sends wait for their receivers: run this on CPU tensors, or take `library_step`")
-    if any(work.chunk for work in order):
-        raise ValueError("a stage has one part of the model here; take schedule='gpipe' or '1f1b'")
-    dtype = next(stage.parameters()).dtype  # of what stages hand over, too
+    neighbours = Neighbours(hidden, next(stage.parameters()).dtype, group)
     held: dict[int, tuple[Tensor, Tensor]] = {}  # by micro-batch: what the stage read, and its output or loss
-    pieces, sending, total, most = list[Piece](), list[Any](), 0.0, 0
-
-    def receive(source: int) -> Tensor:
-        tensor = torch.empty(*hidden, dtype=dtype)
-        dist.recv(tensor, group=group, group_src=source)
-        return tensor
-
-    def send(tensor: Tensor, target: int) -> None:
-        tensor = tensor.detach().contiguous()
-        sending.append((dist.isend(tensor, group=group, group_dst=target), tensor))  # which must not be freed before
-
+    pieces, total, most = list[Piece](), 0.0, 0
     for kind, i, _ in order:
         if kind == "forward":
-            x = inputs[i] if rank == 0 else receive(rank - 1).requires_grad_()
+            x = inputs[i] if rank == 0 else neighbours.receive(rank - 1).requires_grad_()
             start = time.perf_counter()
-            y = stage(x)
-            if rank == last:
-                y = loss(y, i)
-                total += y.item()
+            y = stage(x) if rank < last else loss(stage(x), i)
             end = time.perf_counter()
             held[i] = x, y
             most = max(most, len(held))
             if rank < last:
-                send(y, rank + 1)
+                neighbours.send(y, rank + 1)
+            else:
+                total += y.item()
         else:
-            gradient = None if rank == last else receive(rank + 1)
+            gradient = None if rank == last else neighbours.receive(rank + 1)
             x, y = held.pop(i)
             start = time.perf_counter()
             y.backward(gradient)
             end = time.perf_counter()
             if rank > 0:
                 assert x.grad is not None
-                send(x.grad, rank - 1)
+                neighbours.send(x.grad, rank - 1)
         pieces.append(Piece(rank, kind, i, start, end))
-    for work, _ in sending:
-        work.wait()
+    neighbours.finish()
     answer = torch.tensor([total], dtype=torch.float64)
     dist.broadcast(answer, group=group, group_src=last)
     return Result(answer.item(), pieces, most)
+
+
+def refuse_order(order: Sequence[Work], inputs: Sequence[Tensor]) -> None:
+    """Raise a ValueError for work that `run_stage` cannot do, with what to take."""
+    if inputs[0].device.type != "cpu":
+        raise ValueError("NCCL's sends wait for their receivers: run this on CPU tensors, or take `library_step`")
+    if any(work.chunk for work in order):
+        raise ValueError("a stage has one part of the model here; take schedule='gpipe' or '1f1b'")
 
 
 def loss_of(labels: Tensor) -> LossFunction:

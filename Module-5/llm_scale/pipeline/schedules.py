@@ -100,6 +100,19 @@ def orders(schedule: str, stages: int, micro_batches: int) -> list[list[Work]]:
     return [SCHEDULES[schedule](stage, stages, micro_batches) for stage in range(stages)]
 
 
+def needs(work: Work, stage: int, stages: int, parts: int) -> list[tuple[str, int, int]]:
+    """What must be done before a stage's work: (kind, part of the model, micro-batch) of each.
+
+    Part q of the model is on stage q mod p; there are as many parts as stages, unless the schedule is interleaved.
+    """
+    kind, i, chunk = work
+    part = chunk * stages + stage
+    if kind == "forward":
+        return [("forward", part - 1, i)] if part > 0 else []
+    after = [("backward", part + 1, i)] if part + 1 < parts else []
+    return [("forward", part, i), *after]
+
+
 def simulate(
     work: Sequence[Sequence[Work]],
     forward: float | Sequence[float] = 1,
@@ -119,43 +132,39 @@ def simulate(
 
     Raises:
         ValueError: for orders in which stages wait for each other for ever, with the work that never begins.
-    """  # fmt: skip
+    """
     stages = len(work)
-    chunks = 1 + max((each.chunk for order in work for each in order), default=0)
+    parts = stages * (1 + max((each.chunk for order in work for each in order), default=0))
     spans = {"forward": forward, "backward": backward}
-    done: dict[tuple[str, int, int], float] = {}  # by kind, part of the model and micro-batch: when it ended
-    free, position = [0.0] * stages, [0] * stages
-    timeline: list[Piece] = []
-    progress = True
-    while progress:
-        progress = False
+    done: dict[tuple[str, int, int], float] = {}  # when it ended, by kind, part of the model and micro-batch
+    free, timeline = [0.0] * stages, list[Piece]()
+    left = [list(order) for order in work]
+    while any(left):
+        before = len(timeline)
         for stage in range(stages):
-            while position[stage] < len(work[stage]):
-                kind, i, chunk = work[stage][position[stage]]
-                part = chunk * stages + stage
-                needed = [("forward", part - 1, i)] if kind == "forward" else [("backward", part + 1, i)]
-                if part + (1 if kind == "backward" else -1) in (-1, stages * chunks):  # an end of the model
-                    needed = []
-                if any(each not in done for each in needed) or (
-                    kind == "backward" and ("forward", part, i) not in done
-                ):
-                    break
-                # Only what another stage has computed takes a message.
-                ready = max((done[each] + message * (stages > 1) for each in needed), default=0)
-                span = spans[kind]
-                start = max(free[stage], ready)
-                end = start + (span[stage] if isinstance(span, Sequence) else span)
-                timeline.append(Piece(stage, kind, i, start, end, chunk))
-                done[kind, part, i] = free[stage] = end
-                position[stage], progress = position[stage] + 1, True
-    for stage, order in enumerate(work):
-        if position[stage] < len(order):
-            never = order[position[stage]]
-            raise ValueError(
-                f"stage {stage} waits for ever before its {never.kind} work on micro-batch {never.micro_batch}: what "
-                "it needs comes later in the order of another stage, or of its own"
-            )
+            needed = needs(left[stage][0], stage, stages, parts) if left[stage] else []
+            if not left[stage] or any(each not in done for each in needed):
+                continue
+            kind, i, chunk = left[stage].pop(0)
+            # Only what another stage has computed takes a message.
+            ready = [done[each] + message * (each[1] % stages != stage) for each in needed]
+            span = spans[kind]
+            start = max(free[stage], *ready, 0)
+            end = start + (span[stage] if isinstance(span, Sequence) else span)
+            timeline.append(Piece(stage, kind, i, start, end, chunk))
+            done[kind, chunk * stages + stage, i] = free[stage] = end
+        if len(timeline) == before:
+            refuse_circle(left)
     return sorted(timeline, key=lambda piece: (piece.start, piece.stage))
+
+
+def refuse_circle(left: Sequence[Sequence[Work]]) -> None:
+    """Raise a ValueError for work that never begins, by stage what is left of it."""
+    stage, never = next((stage, order[0]) for stage, order in enumerate(left) if order)
+    raise ValueError(
+        f"stage {stage} waits for ever before its {never.kind} work on micro-batch {never.micro_batch}: what "
+        "it needs comes later in the order of another stage, or of its own"
+    )
 
 
 def bubble_share(timeline: Sequence[Piece]) -> float:

@@ -55,7 +55,7 @@ def collectives_of(group: Group, collectives: Collectives | None) -> Collectives
 
 
 class CopyToRanks(torch.autograd.Function):
-    """Before a layer cut by rows of its matrix: nothing forward, and the sum over ranks backward (f of the paper).
+    """Before a column-parallel layer: nothing forward, and the sum over ranks backward (f of the paper).
 
     Every rank multiplies the same x by another part of the matrix, so that the gradient of x is the sum of theirs.
     """
@@ -71,7 +71,7 @@ class CopyToRanks(torch.autograd.Function):
 
 
 class SumOverRanks(torch.autograd.Function):
-    """After a layer cut by columns: the sum over ranks forward, and nothing backward (g of the paper)."""
+    """After a row-parallel layer: the sum over ranks forward, and nothing backward (g of the paper)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, collectives: Collectives) -> Tensor:
