@@ -14,6 +14,7 @@ from llm_data.datamodule import LLMDataModule
 from llm_data.measures import bits_per_byte
 from torch import Tensor, nn
 
+from llm_core.fast import fast
 from llm_core.foreign import Questions, forward_options, refuse_unless_it_fits
 from llm_core.losses import causal_loss, chunked_causal_loss, perplexity
 from llm_core.model import GPT, GPTConfig
@@ -64,6 +65,9 @@ class BabyGPT(pl.LightningModule):
         NonFiniteLoss: in training, before a step that would spoil the weights.
     """
 
+    total_norm: Any = staticmethod(nn.utils.get_total_norm)  # of gradients; a trainer that shards them sets its own
+    multiply: Any = staticmethod(torch._foreach_mul_)
+
     def __init__(
         self, model: GPTConfig | nn.Module, learning_rate: float = 1e-3, warmup_steps: int = 100,
         min_lr_ratio: float = 0.1, weight_decay: float = 0.1,
@@ -81,9 +85,8 @@ class BabyGPT(pl.LightningModule):
                 raise ValueError(f"{name}={value} must be {allowed}")
         self.save_hyperparameters(ignore=["model"])
         # What `from_pretrained` of any library gives is in evaluation mode, and would be trained without its dropout.
-        self.model = (GPT(model) if isinstance(model, GPTConfig) else model).train()
-        self._losses = torch.zeros(())
-        self._targets = torch.zeros((), dtype=torch.long)
+        self.model = fast((GPT(model) if isinstance(model, GPTConfig) else model).train())
+        self._losses, self._targets = torch.zeros(()), torch.zeros((), dtype=torch.long)
         self.step_loss, self._last_good = math.nan, math.nan
         self._asked = Questions()
         self._clock: float | None = None
@@ -190,12 +193,12 @@ class BabyGPT(pl.LightningModule):
     ) -> None:  # fmt: skip
         """Measure the norm of all gradients, stop where it or the loss is not finite, clip, and log."""
         gradients = gradients_of(optimizer)
-        norm = nn.utils.get_total_norm(gradients).item()
+        norm = self.total_norm(gradients).item()
         self._stop_unless_finite(norm)
         if gradient_clip_val and gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val and norm > gradient_clip_val:
-            torch._foreach_mul_(gradients, gradient_clip_val / norm)
+            self.multiply(gradients, gradient_clip_val / norm)
         now = time.perf_counter()
         seconds, self._clock = now - (self._clock or now), now
         trainer: Any = self.trainer
@@ -203,8 +206,7 @@ class BabyGPT(pl.LightningModule):
             values = self._measures("train", self.step_loss)
             self.log("train_loss", values.pop("train_loss"), prog_bar=True)
             self.log_dict({
-                **values,
-                "grad_norm": norm,
+                **values, "grad_norm": norm,
                 "learning_rate": optimizer.param_groups[0]["lr"],
                 "tokens_per_second": self._step_targets / seconds if seconds else math.nan,
             })  # fmt: skip

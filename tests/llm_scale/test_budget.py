@@ -15,6 +15,7 @@ from llm_core.costs.counts import CONFIGS, num_parameters
 from llm_core.costs.memory import held_bytes, peak_bytes
 from llm_core.model import GPT
 from llm_scale.budget import Setup, adapter_parameters, block_parameters, budget
+from llm_scale.cli import main
 from llm_scale.planner import MODELS, advice, plan, table, worked_example
 from torch import nn
 from tracked import CONFIG as TRACKED
@@ -156,3 +157,11 @@ def test_machines_that_cannot_be():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             plan(*arguments)
+
+
+def test_the_command(capsys):
+    assert main(["plan", "7B", "--gpus", "2", "--memory", "80", "--time", "2048"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == table(plan("7B", 2, 80, 2048), 80).splitlines() and lines[-1].startswith("fsdp, bf16-mixed")
+    assert main(["plan", "9B"]) == 1
+    assert capsys.readouterr().err.startswith("llm-scale: no model '9B'; take one of 1M")
