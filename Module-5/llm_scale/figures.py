@@ -147,3 +147,29 @@ def whole_units(events: Sequence[Any], held: int) -> Any:
     below.text(1e3 * (end - begin), held / 1e6, "all weights", fontsize=9, ha="right", va="bottom")
     below.set(xlabel="ms", ylabel="MB whole", ylim=(0, 1.25 * held / 1e6))
     return fig
+
+
+def interrupted(record: Mapping[str, Any]) -> Any:
+    """The losses of a run that lost a worker and a node on top of those of a run that lost nothing; and its progress.
+
+    Args:
+        record: of `Module-5/cluster/rehearse.py`.
+    """
+    import matplotlib.pyplot as plt
+
+    fig, (ax, below) = plt.subplots(2, 1, figsize=(7, 5.4), height_ratios=(3, 2))
+    ax.plot(range(1, len(record["whole"]) + 1), record["whole"], color=plots.ORANGE, linewidth=5, alpha=0.5,
+            label="lost nothing")  # fmt: skip
+    ax.plot(record["steps"], record["cut"], color=plots.BLUE, linewidth=1.2, label="lost a worker, then a node")
+    below.plot([each["seconds"] for each in record["progress"]], [each["step"] for each in record["progress"]],
+               color=plots.BLUE)  # fmt: skip
+    lost = [event for event in record["events"] if event["what"].endswith(("killed", "lost"))]
+    for place, event in enumerate(lost):
+        ax.axvline(event["step"], color=plots.RED, linestyle="--", linewidth=1)
+        below.axvline(event["seconds"], color=plots.RED, linestyle="--", linewidth=1)
+        high = below.get_ylim()[1] * (1 - 0.14 * place)  # one below the other
+        below.text(event["seconds"], high, f" {event['what']}", fontsize=9, va="top", color=plots.RED)
+    ax.set(xlabel="step", ylabel="loss (nats)")
+    ax.legend()
+    below.set(xlabel="seconds since the job was submitted", ylabel="step", ylim=(0, None))
+    return fig
