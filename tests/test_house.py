@@ -87,9 +87,11 @@ def test_format() -> None:
 
 def test_mypy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tool("mypy") == ""
-    # The races are scripts, beside each other on the path; what the first call has read is not read again.
-    monkeypatch.setenv("MYPYPATH", os.pathsep.join(str(folder) for folder in ROOT.glob("*/race")))
-    assert tool("mypy", *(name_of(path) for path in sorted(ROOT.glob("*/race/*.py")))) == ""
+    # Races and the cluster's rehearsal are scripts, beside each other on the path; what the first call has read is not
+    # read again.
+    folders = [*ROOT.glob("*/race"), *ROOT.glob("*/cluster")]
+    monkeypatch.setenv("MYPYPATH", os.pathsep.join(str(folder) for folder in folders))
+    assert tool("mypy", *sorted(name_of(path) for folder in folders for path in folder.glob("*.py"))) == ""
 
 
 def test_code_that_lies_beside_a_model_is_never_run() -> None:

@@ -79,9 +79,7 @@ def test_the_record_is_of_a_rehearsal_that_held():
     lost = [event["what"] for event in record["events"] if re.search("killed|lost", event["what"])]
     assert lost == ["worker of rank 1 killed", "node2 lost"]
     at = [each["step"] for each in record["progress"]]
-    assert (
-        sum(after < before for before, after in pairwise(at)) == 2
-    )  # it went back twice, and on again
+    assert sum(after < before for before, after in pairwise(at)) == 2  # it went back twice, and on again
     assert len(figures.interrupted(record).axes) == 2
 
 

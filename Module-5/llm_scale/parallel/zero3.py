@@ -76,32 +76,31 @@ class Unit:
         self.note(self, "reduce")
         self.free()
 
-    def before_backward(self, *_: Any) -> None:
-        """Gather once more: the gradients need the weights."""
-        self.in_backward = True
-        self.gather()
 
-    def gradient_arrived(self, _: nn.Parameter) -> None:
-        """Reduce when the last gradient is there."""
-        self.arrived += 1
-        if self.arrived == len(self.trained):
-            self.reduce()
+def attach(unit: Unit, module: nn.Module, root: bool) -> None:
+    """Let the module's passes call the unit. The root stays whole from its forward pass to its last gradient."""
 
-    def attach(self, module: nn.Module, root: bool) -> None:
-        """Let the module's passes call all this. The root stays whole from its forward pass to its last gradient."""
+    def before_backward(*_: Any) -> None:
+        unit.in_backward = True
+        unit.gather()  # once more: the gradients need the weights
 
-        def after_forward(*_: Any) -> None:
-            # Checkpointing runs the module once more inside the backward pass, which still needs its weights.
-            if not torch.is_grad_enabled() or not (root or self.in_backward):
-                self.free()
+    def after_forward(*_: Any) -> None:
+        # Checkpointing runs the module once more inside the backward pass, which still needs its weights.
+        if not torch.is_grad_enabled() or not (root or unit.in_backward):
+            unit.free()
 
-        module.register_forward_pre_hook(lambda *_: self.gather())
-        module.register_forward_hook(after_forward)
-        if not root:
-            module.register_full_backward_pre_hook(self.before_backward)
-        for parameter, _part in self.trained:
-            parameter.register_post_accumulate_grad_hook(self.gradient_arrived)
-        self.free()
+    def gradient_arrived(_: nn.Parameter) -> None:
+        unit.arrived += 1
+        if unit.arrived == len(unit.trained):
+            unit.reduce()
+
+    module.register_forward_pre_hook(lambda *_: unit.gather())
+    module.register_forward_hook(after_forward)
+    if not root:
+        module.register_full_backward_pre_hook(before_backward)
+    for parameter, _part in unit.trained:
+        parameter.register_post_accumulate_grad_hook(gradient_arrived)
+    unit.free()
 
 
 class Zero3:
@@ -142,7 +141,7 @@ class Zero3:
                 raise ValueError(f"{names[module]} shares a parameter with another unit; leave one of them to the root")
             unit = Unit(names[module], inside, [left.pop(p) for p in inside], collectives, self._note)
             self.units.append(unit)
-            unit.attach(module, root=module is model)
+            attach(unit, module, root=module is model)
 
     def _note(self, unit: Unit, action: str) -> None:
         held = sum(sum(each.bytes) for each in self.units if each.whole)
