@@ -279,7 +279,7 @@ def test_commands_that_cannot_be(capsys, monkeypatch, tmp_path):
         (["fit", "--strategy", "zero"], "strategy='zero' is none of"),
         (["fit", "--trainer.strategy", "ddp"], "trainer.strategy=ddp has no effect here; give --strategy"),
         (["fit", "--trainer.num_nodes", "2"], "trainer.num_nodes=2 has no effect here; give --devices"),
-        (["train"], "no command 'train'; choose fit or consolidate"),
+        (["train"], "no command 'train'; choose fit, plan or consolidate"),
         (["consolidate", "a"], "consolidate takes a sharded checkpoint and a new folder"),
         (["consolidate", "a", "b"], "a is no whole checkpoint (there is no such folder)"),
     ):

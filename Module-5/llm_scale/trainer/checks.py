@@ -65,7 +65,7 @@ class Shares(pl.Callback):
             self._most = most_numbers(shapes, self.parallel)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.weights = _from_all(local_numbers(pl_module.parameters()) / self._numbers)
+        self.weights = from_all(local_numbers(pl_module.parameters()) / self._numbers)
         self._refuse("weights", self.weights, self._most / self._numbers)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -74,7 +74,7 @@ class Shares(pl.Callback):
             return
         averages = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
         of_each = len(averages) / len(optimizer.state)  # AdamW keeps two of each weight
-        self.states = _from_all(local_numbers(averages) / of_each / self._numbers)
+        self.states = from_all(local_numbers(averages) / of_each / self._numbers)
         self._refuse("optimiser states", self.states, self._most / self._numbers)
 
     def _refuse(self, what: str, shares: list[float], most: float) -> None:
@@ -86,7 +86,8 @@ class Shares(pl.Callback):
         raise ValueError(f"{wrong}, and strategy={strategy} leaves it {most:.1%}; give the Trainer {advice}")
 
 
-def _from_all(share: float) -> list[float]:
+def from_all(share: float) -> list[float]:
+    """This number of each rank, by rank; every rank calls it."""
     shares: list[Any] = [share]
     if dist.is_initialized():
         shares = [None] * dist.get_world_size()
