@@ -21,6 +21,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*", category=FutureWarning)
     # Notebooks load data in the kernel's own process: workers differ by platform, and Module 2 measures when they pay.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # On a machine that has Slurm: a lesson's run is not meant for its queue.
+    warnings.filterwarnings("ignore", message="The `srun` command is available.*")
 
 
 class ProgressLine(pl.Callback):
