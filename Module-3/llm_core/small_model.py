@@ -129,16 +129,13 @@ def train_baby(recipe: Recipe = Recipe(), accelerator: str = "cpu") -> Baby:
         accelerator: for the Trainer. The default makes the same model on every machine that has the same text.
     """
     quiet()
-    data = LLMDataModule(
-        recipe.corpus, recipe.tokenizer, context=recipe.context, batch_size=recipe.batch_size, progress=False
-    )
-    data.prepare_data()
-    data.setup()
+    data = _data(recipe)
     code = [Path(__file__).with_name(f"{name}.py").read_text("utf-8") for name in CODE]
     folder = cache_folder() / "models" / digest(recipe, load_corpus(recipe.corpus).fingerprint, code, accelerator)
     with locked(folder):
         if not (folder / "history.json").is_file():
-            _train(recipe, data, folder, accelerator)
+            # With data of its own: what is given back begins at the first batch, whether the model was there or not.
+            _train(recipe, _data(recipe), folder, accelerator)
     history = json.loads((folder / "history.json").read_text("utf-8"))
     config = GPTConfig(**history["config"])
     models = {}
@@ -148,6 +145,15 @@ def train_baby(recipe: Recipe = Recipe(), accelerator: str = "cpu") -> Baby:
     last = models.pop(recipe.steps)
     val_losses = {int(step): loss for step, loss in history["val_losses"].items()}
     return Baby(last, data, history["losses"], val_losses, folder / "transformers", models)
+
+
+def _data(recipe: Recipe) -> LLMDataModule:
+    data = LLMDataModule(
+        recipe.corpus, recipe.tokenizer, context=recipe.context, batch_size=recipe.batch_size, progress=False
+    )
+    data.prepare_data()
+    data.setup()
+    return data
 
 
 def _train(recipe: Recipe, data: LLMDataModule, folder: Path, accelerator: str) -> None:

@@ -31,6 +31,9 @@ def test_what_is_kept_of_a_training(recipe: Recipe) -> None:
     again = train_baby(recipe)  # from the cache
     assert again.val_losses == baby.val_losses and again.losses == baby.losses
     assert torch.equal(again.model.lm_head.weight, baby.model.lm_head.weight)
+    # A lesson that trains it, and one that finds it, read the same batches afterwards.
+    first, second = (next(iter(each.data.train_dataloader()))["input_ids"] for each in (baby, again))
+    assert torch.equal(first, second)
 
 
 def test_first_weights_that_are_asked_for() -> None:
