@@ -63,8 +63,24 @@ def saved_parts(config: GPTConfig, levers: Levers, batch: int, time: int) -> tup
     return layer, rest
 
 
+class Moments:
+    """Bytes at named moments of a step, of which the highest counts."""
+
+    moments: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        """At the highest of them."""
+        return max(self.moments.values())
+
+    @property
+    def moment(self) -> str:
+        """When that is."""
+        return max(self.moments, key=lambda name: self.moments[name])
+
+
 @dataclass(frozen=True)
-class Peak:
+class Peak(Moments):
     """Bytes at the moments of a step at which its memory can be highest.
 
     Attributes:
@@ -76,16 +92,6 @@ class Peak:
 
     held: int
     moments: dict[str, int]
-
-    @property
-    def bytes(self) -> int:
-        """The highest of them."""
-        return max(self.moments.values())
-
-    @property
-    def moment(self) -> str:
-        """When that is."""
-        return max(self.moments, key=lambda name: self.moments[name])
 
 
 def predict_peak(

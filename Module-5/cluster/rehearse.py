@@ -32,6 +32,7 @@ import torch
 
 from course import plots, scale
 from course.files import write_text
+from course.terminal import ended_by_sigterm
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -103,11 +104,16 @@ def rehearse(folder: Path, say: Callable[[str], Any] = print) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COURSE_CACHE": str(folder / "cache")}
     fit = ["--config", str(folder / "run.yaml")]
     say(f"a run that loses nothing: {STEPS} steps on two ranks")
-    subprocess.run(
+    whole_run = subprocess.Popen(
         [sys.executable, "-m", "llm_scale", "fit", *fit, "--strategy", "fsdp", "--devices", "2", "--accelerator", "cpu",
          "--run.folder", str(folder / "whole"), "--log", str(folder / "whole.jsonl")],
-        check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, timeout=600,
+        env=environment, cwd=ROOT, stdout=subprocess.DEVNULL,
     )  # fmt: skip
+    try:
+        if whole_run.wait(600):
+            raise RuntimeError("the run that loses nothing has failed; what it said is above")
+    finally:
+        slurm.kill(whole_run.pid)  # with the ranks that it has started
     log, events, seen = folder / "cut.jsonl", list[dict[str, Any]](), list[dict[str, float]]()
     with slurm.Slurm(folder / "slurm") as cluster:
         began = time.monotonic()
@@ -182,6 +188,7 @@ def main() -> int:
         print(f"skipped: {reason}")
         return 0
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ended_by_sigterm())  # a CI job that is stopped leaves no daemons either
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
         folder.mkdir(parents=True, exist_ok=True)
         try:

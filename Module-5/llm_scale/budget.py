@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llm_core.config import GPTConfig
 from llm_core.costs.counts import num_parameters
-from llm_precision.budget import predict_peak, saved_parts
+from llm_precision.budget import Moments, predict_peak, saved_parts
 from llm_precision.levers import Levers
 
 STRATEGIES = ("single", "ddp", "zero1", "zero2", "fsdp", "tensor")
@@ -75,7 +75,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Moments):
     """Bytes of one rank.
 
     Attributes:
@@ -83,24 +83,12 @@ class Budget:
         gradients: when all are there.
         moments: bytes at the moments of a step at which its memory can be highest, held bytes included.
         host: bytes in the host's memory, for this rank.
-        sent: bytes that this rank sends in a step of one micro-batch, by a ring.
     """
 
     held: dict[str, int]
     gradients: int
     moments: dict[str, int]
     host: int
-    sent: int
-
-    @property
-    def bytes(self) -> int:
-        """At the highest moment."""
-        return max(self.moments.values())
-
-    @property
-    def moment(self) -> str:
-        """When that is."""
-        return max(self.moments, key=lambda name: self.moments[name])
 
 
 def adapter_parameters(config: GPTConfig, rank: int) -> int:
@@ -167,10 +155,7 @@ def budget(config: GPTConfig, setup: Setup, batch: int, time: int) -> Budget:
     host = 0
     if setup.offload:
         host, stay = stay + gradients, 0
-    return Budget(
-        held, gradients, {name: stay + value for name, value in moments.items()}, host,
-        _sent(config, setup, trained, batch * time),
-    )  # fmt: skip
+    return Budget(held, gradients, {name: stay + value for name, value in moments.items()}, host)
 
 
 def _working(
@@ -246,18 +231,3 @@ def _fsdp_moments(
     moments["backward end"] = root + block + 2 * leaving + head + gradients * (layers - 1) // layers
     moments["optimiser"] = gradients
     return moments
-
-
-def _sent(config: GPTConfig, setup: Setup, trained: int, tokens: int) -> int:
-    """Bytes that a rank sends: per ring, (N - 1) / N of a tensor for a gather or a reduction, twice for both."""
-    _, gradient, _, compute, _ = PRECISIONS[setup.precision]
-    N = setup.ranks
-    if setup.strategy in ("ddp", "zero1", "zero2"):
-        return 2 * (N - 1) * gradient * trained // N
-    if setup.strategy == "fsdp":
-        root = num_parameters(config) - config.num_hidden_layers * block_parameters(config)
-        weights = compute * (2 * num_parameters(config) - root)
-        return (N - 1) * (weights + compute * trained) // N
-    if setup.strategy == "tensor":  # each layer sums what attention and MLP give, forward, and what they read, backward
-        return 4 * config.num_hidden_layers * 2 * (N - 1) * compute * tokens * config.hidden_size // N
-    return 0

@@ -120,7 +120,7 @@ def split(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
 
 
 class Collectives(NamedTuple):
-    """What data parallel code asks for, so that the ring and the library can take each other's place.
+    """What parallel code asks for, so that the ring and the library can take each other's place.
 
     Attributes:
         all_reduce: a tensor to the sum over all ranks.
@@ -133,23 +133,27 @@ class Collectives(NamedTuple):
     all_gather: Callable[[Tensor], Tensor]
 
 
-def _all_reduce(tensor: Tensor) -> Tensor:
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total
+def library(group: dist.ProcessGroup | None = None) -> Collectives:
+    """torch's collectives over the ranks of a group; over all by default."""
 
+    def all_reduce(tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total, group=group)
+        return total
 
-def _reduce_scatter(tensor: Tensor) -> Tensor:
-    result = torch.empty_like(split(tensor, dist.get_world_size())[0])
-    dist.reduce_scatter_single(result, tensor.contiguous())
-    return result
+    def reduce_scatter(tensor: Tensor) -> Tensor:
+        part = split(tensor, dist.get_world_size(group))[0]
+        result = torch.empty_like(part, memory_format=torch.contiguous_format)
+        dist.reduce_scatter_single(result, tensor.contiguous(), group=group)
+        return result
 
+    def all_gather(part: Tensor) -> Tensor:
+        result = part.new_empty(len(part) * dist.get_world_size(group), *part.shape[1:])
+        dist.all_gather_single(result, part.contiguous(), group=group)
+        return result
 
-def _all_gather(part: Tensor) -> Tensor:
-    result = part.new_empty(len(part) * dist.get_world_size(), *part.shape[1:])
-    dist.all_gather_single(result, part.contiguous())
-    return result
+    return Collectives(all_reduce, reduce_scatter, all_gather)
 
 
 RING = Collectives(ring_all_reduce, ring_reduce_scatter, ring_all_gather)
-LIBRARY = Collectives(_all_reduce, _reduce_scatter, _all_gather)
+LIBRARY = library()

@@ -226,7 +226,7 @@ def cost(config: GPTConfig, cluster: Cluster, layout: Layout, global_batch: int,
     stage = layers * (3 * layer + again) + 3 * head  # the last has the head, and the others wait for it
     compute = micro_batches * b * time * stage / t / cluster.peak_flops
 
-    # Round a ring: an all-reduce sends 2 (n - 1) / n of a tensor. Four a layer, and two more where it computes again.
+    # An all-reduce round a ring sends 2 (n - 1) / n of a tensor. Four a layer, six where whole layers are run again.
     stream = WIDTH * b * time * config.hidden_size
     reductions = layers * (6 if layout.recompute == "full" else 4) + (2 if p == 1 else 1)
     tensor = micro_batches * reductions * 2 * (t - 1) / t * stream / cluster.link(t)
@@ -236,7 +236,7 @@ def cost(config: GPTConfig, cluster: Cluster, layout: Layout, global_batch: int,
     bubble = (compute + tensor + handover) * share / (1 - share)
 
     parts = parameter_parts(config)
-    # The first stage has the embedding, the last the head, which is as large, and there also where the two are tied.
+    # Seconds are the last stage's, with the head; bytes the first's, with most activations and an embedding as large.
     vocabulary = parts["embedding"] + (parts["head"] if p == 1 else 0)
     parameters = ((parts["attention"] + parts["mlp"]) / p + vocabulary) / t + parts["norms"] / p
     data = 2 * (d - 1) / d * WIDTH * parameters / cluster.link(d, t)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from llm_core.config import GPTConfig
-from llm_core.costs.counts import CONFIGS, num_parameters
+from llm_core.costs.counts import CONFIGS
 
 from llm_scale.budget import Budget, Setup, budget
 
@@ -128,7 +128,7 @@ def advice(model: str | GPTConfig, gpus: int, memory: float, time: int = 0, meth
     """What fits, in a sentence; where nothing does, the smallest change that makes something fit."""
     rows = [row for row in plan(model, gpus, memory, time, method) if row.batch]
     if rows:
-        return f"{rows[0].name}: up to {rows[0].batch} rows a GPU"
+        return f"{rows[0].name}: rows a GPU at the most: {rows[0].batch}"
     for other in METHODS_BY_WEIGHT[METHODS_BY_WEIGHT.index(method) + 1 :]:
         if any(row.batch for row in plan(model, gpus, memory, time, other)):
             return f"nothing fits in full; {other} does" if method == "full" else f"{method} does not fit; {other} does"
@@ -162,8 +162,3 @@ def worked_example(gpus: int = 2, memory: float = 80.0, time: int = 2048) -> lis
             rows = [row for row in plan(name, gpus, memory, time, method) if row.batch]
             found.append((name, method, rows[0] if rows else None))
     return found
-
-
-def parameters(model: str) -> int:
-    """P of a named model."""
-    return num_parameters(MODELS[model])

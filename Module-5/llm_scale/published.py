@@ -1,10 +1,10 @@
-"""Published runs, and what `layout` says of them: how far a model on paper is from machines.
+"""Published runs, and what `layout` says of them: how far its formulas are from machines.
 
 Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM"
-(arXiv:2104.04473), table 1, with 2,048 positions, 51,200 tokens and full recomputation; micro-batch and parts a stage
-from the scripts of the same runs, NVIDIA/Megatron-LM, examples/sc21/run_table_1.sh. Section 5 names the machine: nodes
-of eight A100 80GB, 312 teraFLOP/s in 16 bits, NVLink inside, 200 Gbit/s InfiniBand a GPU between. NVLink's rate is not
-in it: 600 GB/s an A100, both directions together, by NVIDIA's data sheet.
+(arXiv:2104.04473), table 1, with 2,048 positions, a vocabulary of 51,200 and full recomputation; micro-batch and
+parts a stage from the scripts of the same runs, NVIDIA/Megatron-LM, examples/sc21/run_table_1.sh. Section 5 names the
+machine: nodes of eight A100 80GB, 312 teraFLOP/s in 16 bits, NVLink inside, 200 Gbit/s InfiniBand a GPU between.
+NVLink's rate is not in it: 600 GB/s an A100, both directions together, by NVIDIA's data sheet.
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ def mine(ids: Tensor) -> Tensor:
     return ids.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def alone(dtype: torch.dtype = torch.float32) -> tuple[list[float], dict[str, Tensor]]:
+def alone() -> tuple[list[float], dict[str, Tensor]]:
     """Losses and last weights of one process that sees all rows."""
     torch.manual_seed(0)
-    model = GPT(CONFIG).to(dtype)
+    model = GPT(CONFIG)
     optimizer = torch.optim.AdamW(model.parameters(), **ADAMW)
     losses = []
     for step in range(STEPS):
@@ -49,6 +49,30 @@ def alone(dtype: torch.dtype = torch.float32) -> tuple[list[float], dict[str, Te
         optimizer.zero_grad()
         losses.append(total)
     return losses, {name: value.detach() for name, value in model.named_parameters()}
+
+
+def alone_with_a_master_copy() -> list[float]:
+    """The losses of one process whose weights have 16 bits, and are stepped in 32."""
+    torch.manual_seed(0)
+    model, losses = GPT(CONFIG), []
+    copies = [nn.Parameter(p.detach().to(torch.bfloat16).float()) for p in model.parameters()]
+    model = model.to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(copies, **ADAMW)
+    for step in range(STEPS):
+        total = 0.0
+        for part in range(ACCUMULATE):
+            loss = model(rows(step, part), labels=rows(step, part)).loss / ACCUMULATE
+            loss.backward()
+            total += loss.item()
+        for copy, parameter in zip(copies, model.parameters(), strict=True):
+            copy.grad, parameter.grad = parameter.grad.float(), None
+        nn.utils.clip_grad_norm_(copies, NORM)
+        optimizer.step()
+        with torch.no_grad():
+            for copy, parameter in zip(copies, model.parameters(), strict=True):
+                parameter.copy_(copy)
+        losses.append(total)
+    return losses
 
 
 def train(kind: str, ring: bool = False, checkpointing: bool = False, bf16: bool = False) -> dict[str, Any]:
@@ -114,8 +138,8 @@ def train(kind: str, ring: bool = False, checkpointing: bool = False, bf16: bool
     }  # fmt: skip
 
 
-def library(kind: str) -> list[float]:
-    """The losses of torch's own `DistributedDataParallel` or `fully_shard` on the same rows."""
+def library(kind: str) -> tuple[list[float], dict[str, Tensor]]:
+    """Losses and last weights of torch's own `DistributedDataParallel` or `fully_shard` on the same rows."""
     torch.manual_seed(0)
     model: Any = GPT(CONFIG)
     if kind == "ddp":
@@ -140,7 +164,11 @@ def library(kind: str) -> list[float]:
         optimizer.zero_grad()
         dist.all_reduce(total)
         losses.append(total.item() / dist.get_world_size())
-    return losses
+    weights = {
+        name.removeprefix("module."): (value.full_tensor() if hasattr(value, "full_tensor") else value).detach()
+        for name, value in model.named_parameters()
+    }
+    return losses, weights
 
 
 def held(kind: str, dtype: torch.dtype = torch.float32) -> dict[str, int]:
@@ -242,3 +270,11 @@ def library_held(kind: str) -> dict[str, int]:
         "gradients": size(p.grad for p in model.parameters()),
         "states": size(value for state in optimizer.state.values() for value in state.values() if value.ndim),
     }
+
+
+def bytes_of_ddp() -> int:
+    """Bytes that `DistributedDataParallel` takes when it is made around a model that is there."""
+    from llm_core.costs.memory import memory_curve
+
+    model, kept = GPT(CONFIG), list[nn.Module]()
+    return memory_curve(lambda: kept.append(nn.parallel.DistributedDataParallel(model))).held[-1]

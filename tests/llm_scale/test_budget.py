@@ -39,6 +39,11 @@ def test_live_tensors(kind, two):
         }  # fmt: skip
 
 
+def test_the_buckets_of_ddp(two):
+    """A second copy of the gradients. What it sends when it is made may still be there on a rank."""
+    assert min(two.run(jobs.bytes_of_ddp)) == budget(jobs.CONFIG, Setup("ddp", 2), 4, 16).held["buckets"]
+
+
 @pytest.mark.parametrize(("ranks", "batch", "length", "checkpointing"), [
     (2, 1, 32, False), (2, 4, 128, False), (8, 1, 32, False), (8, 4, 128, True),
 ])  # fmt: skip
@@ -135,8 +140,10 @@ def test_plan():
 
 
 def test_advice():
-    assert advice("1B", 1, 80, 2048) == "single, bf16-mixed: up to 1 rows a GPU" or "rows a GPU" in advice("1B", 1, 80)
-    assert "lora does" in advice("7B", 1, 24, 2048) or "qlora does" in advice("7B", 1, 24, 2048)
+    assert advice("1B", 1, 80, 2048) == "single, bf16-mixed: rows a GPU at the most: 10"
+    assert advice("7B", 1, 24, 2048) == "nothing fits in full; lora does"
+    assert advice("7B", 1, 16, 2048) == "nothing fits in full; qlora does"
+    assert "on 1 of 40 GB; 2 of them hold it" in advice("70B", 1, 40, 2048, "qlora")
     assert "take a smaller model" in advice("70B", 1, 1, 2048)
 
 

@@ -33,10 +33,12 @@ def test_as_one_process(kind, size, alone, request):
         assert result["norms"] == results[0]["norms"]
 
 
+@pytest.mark.parametrize("size", ["two", "four"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_as_torchs_own(kind, two, alone):
-    for losses in two.run(jobs.library, kind):
+def test_as_torchs_own(kind, size, alone, request):
+    for losses, weights in request.getfixturevalue(size).run(jobs.library, kind):
         torch.testing.assert_close(losses, alone[0], **CLOSE)
+        torch.testing.assert_close(weights, alone[1], **CLOSE)
 
 
 def test_checkpointing_under_stage_three(two, alone):
@@ -44,12 +46,12 @@ def test_checkpointing_under_stage_three(two, alone):
         torch.testing.assert_close(result["losses"], alone[0], **CLOSE)
 
 
-def test_sixteen_bits_with_a_master_copy(two):
-    """The stages agree with each other: weights of 16 bits, stepped in 32."""
-    results = {kind: two.run(jobs.train, kind, bf16=True)[0] for kind in ("zero1", "zero2", "zero3")}
-    for kind in ("zero2", "zero3"):  # a loss of bfloat16 has three digits
-        torch.testing.assert_close(results[kind]["losses"], results["zero1"]["losses"], atol=0.05, rtol=0)
-    assert results["zero3"]["losses"][-1] < results["zero3"]["losses"][0] - 0.1
+@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3"])
+def test_sixteen_bits_with_a_master_copy(kind, two):
+    """As one process that steps a copy in 32 bits. Weights that were stepped in 16 bits are ten times the bound off."""
+    expected = jobs.alone_with_a_master_copy()
+    for result in two.run(jobs.train, kind, bf16=True):
+        torch.testing.assert_close(result["losses"], expected, atol=2e-3, rtol=0)  # 4e-4 seen: sums of 16-bit numbers
 
 
 def test_bytes_on_the_wire(four):

@@ -85,6 +85,10 @@ def ways(
         "Lightning, BabyGPT": lightning,
         "transformers, Trainer": lambda: _transformers(device, mixed, config, texts, rows, steps),
     }
+    if device == "cpu" and not mixed:  # what `llm_core.fast` gives
+        found["bare loop, plain"] = lambda: timed(
+            build_step(config, Levers(precision, optimizer="fused"), batches, device)
+        )
     return {**found, "nanoGPT": nanogpt} if checkout else found
 
 
@@ -99,9 +103,9 @@ def race(contenders: dict[str, Callable[[], float]], tokens: int, rounds: int, d
     for name, seconds in times.items():
         row = {"row": name, "seconds": statistics.median(seconds), "all_seconds": seconds, "peak": peaks[name],
                "tokens_per_second": tokens / statistics.median(seconds)}  # fmt: skip
-        for other in ("bare loop", "nanoGPT", "transformers, Trainer"):
+        for other in ("bare loop", "bare loop, plain", "nanoGPT", "transformers, Trainer"):
             if other in times and other != name:  # above 1: faster than the other one
-                key = "speed_over_" + other.split(",")[0].replace(" ", "_")
+                key = "speed_over_" + {"bare loop, plain": "plain"}.get(other, other.split(",")[0].replace(" ", "_"))
                 row[key] = statistics.median(o / s for o, s in zip(times[other], seconds, strict=True))
         yield row
 

@@ -16,31 +16,9 @@ from llm_data.rows.documents import IGNORE_INDEX
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_scale.collectives import RING, Collectives, split
+from llm_scale.collectives import RING, Collectives, library
 
 Group = dist.ProcessGroup | None  # None: all ranks
-
-
-def library(group: Group = None) -> Collectives:
-    """torch's collectives over the ranks of a group."""
-    size = dist.get_world_size(group)
-
-    def all_reduce(tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    def reduce_scatter(tensor: Tensor) -> Tensor:
-        result = torch.empty_like(split(tensor, size)[0], memory_format=torch.contiguous_format)
-        dist.reduce_scatter_single(result, tensor.contiguous(), group=group)
-        return result
-
-    def all_gather(part: Tensor) -> Tensor:
-        result = part.new_empty(len(part) * size, *part.shape[1:])
-        dist.all_gather_single(result, part.contiguous(), group=group)
-        return result
-
-    return Collectives(all_reduce, reduce_scatter, all_gather)
 
 
 def collectives_of(group: Group, collectives: Collectives | None) -> Collectives:
