@@ -32,6 +32,8 @@ HELP = f"""usage: llm-scale COMMAND [OPTIONS]
   --devices N                          ranks of this machine, or of each node; 1
   --accelerator NAME                   {", ".join(DEVICES)}
   --activation_checkpointing           keep each block's input alone, and compute the block again
+  --zero_stage N                       deepspeed cuts: 1 states, 2 gradients too, 3 weights too; {Parallel.zero_stage}
+  --timeout SECONDS                    a rank that waits for others longer ends with an error; {Parallel.timeout:g}
   --log FILE                           a line of JSON a step
 
 and all options of `babygpt fit`; --trainer.precision, --trainer.accumulate_grad_batches, --trainer.gradient_clip_val
@@ -49,6 +51,8 @@ def fit(arguments: Sequence[str]) -> int:
     parser.add_argument("--devices", type=int)
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--activation_checkpointing", action="store_true")
+    parser.add_argument("--zero_stage", type=int, default=Parallel.zero_stage)
+    parser.add_argument("--timeout", type=float, default=Parallel.timeout)
     parser.add_argument("--log")
     try:
         options, rest = parser.parse_known_args(list(arguments))
@@ -60,8 +64,9 @@ def fit(arguments: Sequence[str]) -> int:
         raise ValueError(f"{wrong}; leave --devices out, or make them equal")
     devices, nodes = place or ((options.devices if options.devices is not None else 1), 1)
     parallel = Parallel(
-        options.strategy, devices, nodes, options.accelerator, activation_checkpointing=options.activation_checkpointing
-    )
+        options.strategy, devices, nodes, options.accelerator, zero_stage=options.zero_stage, timeout=options.timeout,
+        activation_checkpointing=options.activation_checkpointing,
+    )  # fmt: skip
     if place is None and parallel.ranks > 1:
         return start_ranks(parallel.ranks, "llm_scale", ["fit", *arguments])
     from llm_scale.trainer import command  # Lightning and transformers, which take seconds

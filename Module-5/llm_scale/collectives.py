@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -157,3 +157,12 @@ def library(group: dist.ProcessGroup | None = None) -> Collectives:
 
 RING = Collectives(ring_all_reduce, ring_reduce_scatter, ring_all_gather)
 LIBRARY = library()
+
+
+def from_all(value: float) -> list[float]:
+    """This number of each rank, by rank; every rank calls it. Of a process by itself, its own."""
+    values: list[Any] = [value]
+    if dist.is_initialized():
+        values = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+    return values

@@ -22,13 +22,9 @@ def why_not() -> str:
     return ""
 
 
-def make_engine(
-    model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]
-) -> Any:  # fmt: skip
-    """`deepspeed.initialize`'s engine, on a rank of a process group that is there.
-
-    On CPUs without the messages through shared memory that DeepSpeed compiles at its first use, which takes a compiler
-    and a minute; the process group's own are taken.
+def load_deepspeed() -> Any:
+    """The package without its chatter. On CPUs the process group's own messages are taken: those through shared memory
+    are compiled at their first use, which takes a compiler and a minute.
 
     Raises:
         ModuleNotFoundError: where it is not installed.
@@ -41,5 +37,16 @@ def make_engine(
         messages: Any = importlib.import_module("deepspeed.comm.torch")  # as an attribute it would be torch itself
         messages.build_shm_op = lambda: None
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(config))
+    return deepspeed
+
+
+def make_engine(
+    model: nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]
+) -> Any:  # fmt: skip
+    """`deepspeed.initialize`'s engine, on a rank of a process group that is there.
+
+    Raises:
+        ModuleNotFoundError: where it is not installed.
+    """
+    engine, *_ = load_deepspeed().initialize(model=model, optimizer=optimizer, config=dict(config))
     return engine

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,13 +50,26 @@ def start_ranks(number: int, module: str, arguments: Sequence[str]) -> int:
     A rank that fails or dies ends all. What rank 0 says on standard error is shown as it comes; what others say beside
     that, and which ended first and why, at the end.
     """
+    ranks = watched_ranks(number, module, arguments)
+    while True:
+        try:
+            next(ranks)
+        except StopIteration as end:
+            return int(end.value)
+
+
+def watched_ranks(number: int, module: str, arguments: Sequence[str]) -> Generator[None, None, int]:
+    """`start_ranks`, with a turn for the caller ten times a second, and one at the end. Closed early, it ends them."""
     with tempfile.TemporaryDirectory(prefix="llm-scale-") as folder:
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number),
             "--redirects", "2", "--log-dir", folder,
             "-m", module, "--", *arguments,  # without "--" torchrun takes --log for its own --log-dir
         ]  # fmt: skip
-        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // number)), **os.environ}
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // number)), **os.environ,
+            "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),  # a checkout, not installed
+        }  # fmt: skip
         agent_words, shown = Path(folder) / "agent", 0
         with agent_words.open("wb") as words:
             agent = subprocess.Popen(command, env=environment, stderr=words)
@@ -64,12 +77,14 @@ def start_ranks(number: int, module: str, arguments: Sequence[str]) -> int:
                 while agent.poll() is None:
                     time.sleep(0.1)
                     shown += _show(_said(folder, 0)[shown:])
+                    yield
             except BaseException:  # Ctrl-C, SIGTERM: torchrun passes them on
                 agent.send_signal(signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     agent.wait(STOP_SECONDS)
                 agent.kill()
                 raise
+        yield
         first = _said(folder, 0)
         _show(first[shown:])
         if agent.returncode == 0:

@@ -11,15 +11,16 @@ from datetime import timedelta
 from multiprocessing.connection import Client
 from typing import Any
 
-import cloudpickle
 import torch
 import torch.distributed as dist
 
 
 def main() -> None:
     """Serve one rank."""
+    import cloudpickle  # here: other ranks join without it
+
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    join(rank, size)
+    join(rank, size, float(os.environ["RANKS_TIMEOUT"]))
     with Client(os.environ["RANKS_ADDRESS"], authkey=bytes.fromhex(os.environ["RANKS_KEY"])) as connection:
         connection.send((rank, os.getpid()))
         while True:
@@ -33,9 +34,9 @@ def main() -> None:
             connection.send_bytes(cloudpickle.dumps((fine, value, printed.getvalue())))
 
 
-def join(rank: int, size: int) -> None:
-    """Make the process group: NCCL with a GPU for each rank, else gloo."""
-    timeout = timedelta(seconds=float(os.environ["RANKS_TIMEOUT"]))
+def join(rank: int, size: int, seconds: float) -> None:
+    """Make the process group: NCCL with a GPU for each rank, else gloo; a collective may take so many seconds."""
+    timeout = timedelta(seconds=seconds)
     if torch.cuda.device_count() >= size:
         torch.cuda.set_device(rank)
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)

@@ -16,10 +16,10 @@ from llm_core.config import GPTConfig
 from llm_core.model import GPT
 from llm_scale import start
 from llm_scale.cli import main
-from llm_scale.trainer.checks import most_numbers
+from llm_scale.trainer.checks import most_numbers, zero_numbers
 from llm_scale.trainer.command import find_sharded
 from llm_scale.trainer.settings import Parallel
-from llm_scale.trainer.strategies import refuse_indivisible
+from llm_scale.trainer.strategies import make_strategy, refuse_indivisible
 from transformers import GPT2Config, GPT2LMHeadModel
 
 # Sums in another order differ by 1e-7 of a gradient, which AdamW makes a part of a step where a gradient is tiny: some
@@ -118,11 +118,15 @@ def test_lightnings_defaults_shard_nothing_and_are_refused(two, folder):
         assert "ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)" in told
 
 
-def test_the_most_a_rank_may_hold():
+def test_the_most_a_rank_may_hold(monkeypatch):
     """By hand: of 5 x 3 and 4 numbers on two ranks."""
     shapes = [(5, 3), (4,)]
     for strategy, most in (("ddp", 19), ("fsdp", 3 * 3 + 2), ("tensor-parallel", 3 * 3 + 4)):
         assert most_numbers(shapes, Parallel(strategy, 2, accelerator="cpu")) == most
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    for stage, weights, states in ((1, 19, 2 * 4 + 2), (2, 19, 2 * 4 + 2), (3, 8 + 2, 8 + 2)):
+        parallel = Parallel("deepspeed", 2, accelerator="cpu", zero_stage=stage)
+        assert zero_numbers(shapes, parallel) == (weights, states)
 
 
 def test_ranks_that_begin_with_other_weights_are_refused(two, folder):
@@ -152,13 +156,32 @@ def test_models_that_cannot_be_cut(two, folder):
         ({"accelerator": "tpu"}, "accelerator='tpu' is none of auto, cpu, gpu"),
         ({"strategy": "fsdp", "precision": "16-mixed"}, "a loss scale of its own; take bf16-mixed"),
         ({"strategy": "fsdp1", "accelerator": "cpu"}, "FSDPStrategy takes GPUs only; take fsdp"),
-        ({"strategy": "deepspeed"}, "the package deepspeed is not installed; take fsdp"),
+        ({"strategy": "deepspeed"}, r"strategy=deepspeed: DeepSpeed is not installed \(uv sync .*\); or take fsdp"),
+        ({"strategy": "fsdp", "zero_stage": 2}, "zero_stage=2 has no effect on strategy=fsdp; take deepspeed"),
+        ({"zero_stage": 4}, "zero_stage=4 is none of 1, 2, 3"),
+        ({"timeout": 0}, "timeout=0 must be a number of seconds above 0"),
+        ({"timeout": float("nan")}, "timeout=nan must be a number of seconds above 0"),
     ],
 )
 def test_settings_that_cannot_be(options, message, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message):
         Parallel(**options)
+
+
+def test_what_deepspeed_cannot_be(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert Parallel("deepspeed", 2, accelerator="cpu").zero_stage == 3
+    with pytest.raises(ValueError, match="bf16-true with strategy=deepspeed: DeepSpeed keeps float32 weights beside"):
+        Parallel("deepspeed", 2, accelerator="cpu", precision="bf16-true")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tensor-parallel"])
+def test_a_strategy_waits_as_long_as_it_is_told(strategy):
+    """What `Module-5/cluster/cut_off.py` shows of a cable that is pulled; Lightning's own 1800 s are the default."""
+    for seconds in (7, Parallel.timeout):
+        made = make_strategy(Parallel(strategy, 2, accelerator="cpu", timeout=seconds))
+        assert made._timeout.total_seconds() == seconds
 
 
 def test_more_ranks_than_gpus(monkeypatch):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from llm_core.model import GPT, GPTConfig
 from llm_data.datamodule import LLMDataModule
 from llm_data.text.corpora import load_corpus
-from llm_scale.trainer.checks import Shares
+from llm_scale.trainer.checks import make_shares
 from llm_scale.trainer.model import ParallelGPT
 from llm_scale.trainer.settings import Parallel
 from llm_scale.trainer.strategies import trainer_options
@@ -56,7 +56,7 @@ class Calls(pl.Callback):
 def train(
     folder, strategy="single", devices=1, precision="32-true", checkpointing=False, accumulate=1, clip=CLIP,
     loss_chunk=0, dropout=0.0, steps=STEPS, keep=None, resume=None, seed=0, width=32, lightnings=None, heads=4,
-    llama=False, clipped_by=None,
+    llama=False, clipped_by=None, zero_stage=3,
 ):  # fmt: skip
     """A run; the losses and norms of its steps, each rank's shares, and calls of an attention. An error's words in
     their place, so that the ranks live on.
@@ -70,8 +70,9 @@ def train(
     """
     quiet()
     parallel = Parallel(
-        strategy, devices, accelerator="cpu", precision=precision, activation_checkpointing=checkpointing
-    )
+        strategy, devices, accelerator="cpu", precision=precision, activation_checkpointing=checkpointing,
+        zero_stage=zero_stage,
+    )  # fmt: skip
     data = data_of(folder, ROWS // parallel.data_ranks // accumulate)
     pl.seed_everything(seed[dist.get_rank()] if isinstance(seed, list) else seed, verbose=False)
     config = GPTConfig(300, width, num_hidden_layers=2, num_attention_heads=heads, num_key_value_heads=heads // 2,
@@ -79,7 +80,7 @@ def train(
     model = LlamaForCausalLM(LlamaConfig(**asdict(config))) if llama else GPT(config)
     module = ParallelGPT(model, learning_rate=1e-2, warmup_steps=2, loss_chunk=loss_chunk)
     module.parallel = parallel
-    log, shares, calls = LossLog(), Shares(parallel), Calls()
+    log, shares, calls = LossLog(), make_shares(parallel), Calls()
     callbacks = [shares, log, EndedAtOnce(), calls, *([StepCheckpoints(keep, 5)] if keep else [])]
     options = trainer_options(parallel)
     if lightnings is not None:

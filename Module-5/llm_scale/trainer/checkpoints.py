@@ -136,7 +136,7 @@ def shapes_in(path: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def _load(path: Path, tensors: dict[str, Any]) -> None:
+def load_tensors(path: Path, tensors: dict[str, Any]) -> None:
     """Fill tensors, or a rank's parts of them, in place."""
     dcp.load(tensors, storage_reader=FileSystemReader(path), no_dist=not dist.is_initialized())
 
@@ -197,14 +197,14 @@ class ShardedCheckpoints(Strategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Read this rank's part of the weights."""
         state = get_model_state_dict(self._module)
-        _load(self._path, {"model": state})
+        load_tensors(self._path, {"model": state})
         set_model_state_dict(self._module, state)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Read this rank's part of the optimiser's states."""
         for number, optimizer in enumerate(self.optimizers):
             state: dict[str, Any] = get_optimizer_state_dict(self._module, optimizer)
-            _load(self._path, {f"optimizer_{number}": state["state"]})
+            load_tensors(self._path, {f"optimizer_{number}": state["state"]})
             for group, saved in zip(
                 state["param_groups"], checkpoint["optimizer_states"][number]["param_groups"], strict=True
             ):

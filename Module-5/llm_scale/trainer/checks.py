@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from llm_scale.collectives import from_all
 from llm_scale.trainer.settings import SHARDED, Parallel
 
 # Of Lightning's strategy for both: with its own defaults it shards nothing on one node, and says nothing.
@@ -86,10 +86,44 @@ class Shares(pl.Callback):
         raise ValueError(f"{wrong}, and strategy={strategy} leaves it {most:.1%}; give the Trainer {advice}")
 
 
-def from_all(share: float) -> list[float]:
-    """This number of each rank, by rank; every rank calls it."""
-    shares: list[Any] = [share]
-    if dist.is_initialized():
-        shares = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, share)
-    return shares
+def zero_numbers(shapes: Sequence[tuple[int, ...]], parallel: Parallel) -> tuple[int, int]:
+    """The most numbers that a rank of DeepSpeed holds of the weights, and of one of AdamW's averages.
+
+    Stage 3 cuts the numbers of each parameter as one row. Below it the weights are whole, and the averages of all that
+    decay are one row, and those of all others a second; their parts are even numbers.
+    """
+    ranks = parallel.ranks
+    if parallel.zero_stage == 3:
+        most = sum(-(-math.prod(shape) // ranks) for shape in shapes)
+        return most, most
+    groups = [sum(math.prod(shape) for shape in shapes if (len(shape) > 1) == decays) for decays in (True, False)]
+    return sum(groups), sum(2 * -(-group // (2 * ranks)) for group in groups)
+
+
+class ZeroShares(Shares):
+    """Of DeepSpeed, whose stages cut states and weights apart. Stage 3 keeps a rank's part of a weight beside it, and
+    some weights whole too from their first use on: they are counted after a step."""
+
+    _most_weights = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not self._numbers:
+            shapes = [tuple(parameter.shape) for parameter in pl_module.parameters()]
+            super().setup(trainer, pl_module, stage)
+            self._most_weights, self._most = zero_numbers(shapes, self.parallel)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pass
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not self.weights:
+            whole = list(pl_module.parameters())
+            parts = [each.ds_tensor for each in whole if hasattr(each, "ds_tensor")]
+            self.weights = from_all(local_numbers([*whole, *parts]) / self._numbers)
+            self._refuse("weights", self.weights, self._most_weights / self._numbers)
+        super().on_train_batch_end(trainer, pl_module)
+
+
+def make_shares(parallel: Parallel) -> Shares:
+    """The check for a run's strategy."""
+    return ZeroShares(parallel) if parallel.strategy == "deepspeed" else Shares(parallel)

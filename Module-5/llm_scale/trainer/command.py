@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from course.lightning_tools import quiet
 from llm_scale.trainer.checkpoints import checkpoints_in
-from llm_scale.trainer.checks import Shares
+from llm_scale.trainer.checks import make_shares
 from llm_scale.trainer.model import ParallelGPT
 from llm_scale.trainer.settings import Parallel
 from llm_scale.trainer.strategies import trainer_options
@@ -27,7 +27,8 @@ PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "3
 HARMLESS = (
     "LightningCLI's args", "Checkpoint directory .* exists", ".*could not find the monitored key",
     "The `srun` command is available", "The number of training batches .* is smaller",
-    "Be aware that when using `ckpt_path`", "torch.distributed is disabled, unavailable or uninitialized",
+    "Be aware that when using `ckpt_path`", "Since DeepSpeed handles gradient clipping internally",
+    "`torch.distributed.* is deprecated", "torch.distributed is disabled, unavailable or uninitialized",
 )  # fmt: skip
 ELSEWHERE = {"strategy": "auto", "devices": "auto", "accelerator": "auto", "num_nodes": 1}
 
@@ -40,7 +41,7 @@ class ScaleCLI(CLI):
     """`babygpt`'s command line on ranks."""
 
     def __init__(self, log: str | None, parallel: Parallel, *arguments: Any, **others: Any) -> None:
-        self.log, self.parallel, self.shares = LossLog(log), parallel, Shares(parallel)
+        self.log, self.parallel, self.shares = LossLog(log), parallel, make_shares(parallel)
         super().__init__(*arguments, **others)
 
     @staticmethod

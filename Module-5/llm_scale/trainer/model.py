@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from llm_scale.parallel.zero3 import blocks_of
 from llm_scale.trainer.settings import SHARDED, Parallel
 from llm_scale.trainer.strategies import refuse_indivisible
+from llm_scale.trainer.zero import whole_shapes, with_gradients
 
 
 def refuse_another_start(model: nn.Module) -> None:
@@ -91,7 +92,7 @@ class ParallelGPT(BabyGPT):
         if self._cut:
             return
         self._cut, model, strategy = True, self.model, self.parallel.strategy
-        if strategy in SHARDED and self.trainer.gradient_clip_algorithm == "value":
+        if strategy in (*SHARDED, "deepspeed") and self.trainer.gradient_clip_algorithm == "value":
             raise ValueError(
                 f"gradient_clip_algorithm=value with strategy={strategy}: shards are clipped by norm; take norm"
             )
@@ -99,6 +100,10 @@ class ParallelGPT(BabyGPT):
             refuse_indivisible(model, self.parallel.ranks)
             if self.hparams["loss_chunk"]:
                 raise ValueError("model.loss_chunk has no form for strategy=tensor-parallel; set it to 0, or take fsdp")
+        if strategy == "deepspeed" and self.hparams["loss_chunk"]:
+            raise ValueError("model.loss_chunk has no form for strategy=deepspeed; set it to 0, or take fsdp")
+        if strategy == "deepspeed" and not all(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError("strategy=deepspeed trains every weight, and some are frozen; take fsdp")
         if strategy == "fsdp" and self.hparams["loss_chunk"] and not isinstance(model, GPT):
             wrong = f"model.loss_chunk calls parts of {type(model).__name__}, and fsdp gathers weights for the whole"
             raise ValueError(f"{wrong}; set it to 0, or take ddp")
@@ -127,11 +132,17 @@ class ParallelGPT(BabyGPT):
         gradients = [each.grad for each in whole]
         for each in whole:
             each.grad = None
-        super().on_before_optimizer_step(optimizer)
+        super().on_before_optimizer_step(self._with_gradients(optimizer))
         for each, gradient in zip(whole, gradients, strict=True):
             each.grad = gradient
         if gradients and self._batches > 1:
             torch._foreach_mul_(gradients, SCALE * self._batches / max(self._step_targets, 1))
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *arguments: Any, **options: Any) -> None:
+        super().configure_gradient_clipping(self._with_gradients(optimizer), *arguments, **options)
+
+    def _with_gradients(self, optimizer: torch.optim.Optimizer) -> Any:
+        return with_gradients(optimizer) if self.parallel.strategy == "deepspeed" else optimizer
 
     def total_norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """The norm of the whole gradient, of which a rank may hold a part; the same number on every rank.
@@ -141,7 +152,8 @@ class ParallelGPT(BabyGPT):
         squares = [nn.utils.get_total_norm(same).square() for same in _alike(gradients)]
         squares = [each.full_tensor() if isinstance(each, DTensor) else each for each in squares]
         total = torch.stack(squares).sum() if squares else torch.zeros((), device=self.device)
-        if isinstance(self.trainer.strategy.model, FullyShardedDataParallel):  # plain tensors that are parts
+        older = isinstance(self.trainer.strategy.model, FullyShardedDataParallel)
+        if older or self.parallel.strategy == "deepspeed":  # plain tensors that are parts
             dist.all_reduce(total)
         self.step_norm = total.sqrt()
         return self.step_norm
@@ -151,6 +163,10 @@ class ParallelGPT(BabyGPT):
         """Scale gradients in place."""
         for same in _alike(gradients):
             torch._foreach_mul_(same, factor)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        with whole_shapes(self):  # BabyGPT compares them
+            super().on_load_checkpoint(checkpoint)
 
     @property
     def inside_a_step(self) -> bool:

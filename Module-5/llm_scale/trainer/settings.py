@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+import math
 from dataclasses import dataclass
 
 import torch
 
+from llm_scale.deepspeed_tools import why_not
+
 STRATEGIES = ("single", "ddp", "fsdp", "fsdp1", "deepspeed", "tensor-parallel")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
 SHARDED = ("fsdp", "fsdp1", "tensor-parallel")  # a rank holds a part of the weights
+ZERO_STAGES = (1, 2, 3)
 DEVICES = ("auto", "cpu", "gpu")
 
 
@@ -20,13 +23,16 @@ class Parallel:
     Attributes:
         strategy: "single", one process; "ddp", the whole model on every rank, other rows; "fsdp", a part of weights,
             gradients and optimiser states on every rank, other rows (PyTorch's `fully_shard`); "fsdp1", the same in its
-            older form, for GPUs; "deepspeed", the same by that library; "tensor-parallel", a part of every matrix on
+            older form, for GPUs; "deepspeed", ZeRO by that library; "tensor-parallel", a part of every matrix on
             every rank, the same rows.
         devices: ranks of a node.
         nodes: how many there are.
         accelerator: "cpu", "gpu", or "auto" for GPUs where there are any.
         precision: in Lightning's words.
         activation_checkpointing: keep each block's input alone, and compute the block again in the backward pass.
+        zero_stage: of deepspeed. At 1 a rank holds a part of the optimiser's states, at 2 of the gradients too, at 3 of
+            the weights too.
+        timeout: seconds that a rank waits for the others in a collective, before it ends with an error.
 
     Raises:
         ValueError: for what is unknown, or cannot be on this machine, with what to change.
@@ -38,6 +44,8 @@ class Parallel:
     accelerator: str = "auto"
     precision: str = "32-true"
     activation_checkpointing: bool = False
+    zero_stage: int = 3
+    timeout: float = 1800.0
 
     def __post_init__(self) -> None:
         for name, known in (("strategy", STRATEGIES), ("accelerator", DEVICES), ("precision", PRECISIONS)):
@@ -47,6 +55,8 @@ class Parallel:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number and at least 1")
+        if not 0 < self.timeout < math.inf:
+            raise ValueError(f"timeout={self.timeout:g} must be a number of seconds above 0")
         if self.strategy == "single" and self.ranks > 1:
             raise ValueError(f"strategy=single is one process, and {self.ranks} are asked for; take ddp or fsdp")
         if self.precision == "16-mixed" and self.strategy in (*SHARDED, "deepspeed"):
@@ -60,15 +70,15 @@ class Parallel:
                 "strategy=fsdp1: Lightning's FSDPStrategy takes GPUs only; take fsdp, which runs on CPUs too"
             )
         if self.strategy == "deepspeed":
-            there = importlib.util.find_spec("deepspeed") is not None
-            wrong = (
-                "the loss of a step is summed over ranks after its backward pass, where DeepSpeed keeps no gradients"
-            )
-            raise ValueError(
-                f"strategy=deepspeed: {wrong}; take fsdp, which shards the same"
-                if there
-                else "strategy=deepspeed: the package deepspeed is not installed; take fsdp, which shards the same"
-            )
+            if reason := why_not():
+                raise ValueError(f"strategy=deepspeed: {reason}; or take fsdp, which shards the same")
+            if self.precision == "bf16-true":
+                wrong = "DeepSpeed keeps float32 weights beside those in 16 bits"
+                raise ValueError(f"precision=bf16-true with strategy=deepspeed: {wrong}; take bf16-mixed, or fsdp")
+        if self.zero_stage not in ZERO_STAGES:
+            raise ValueError(f"zero_stage={self.zero_stage!r} is none of {', '.join(map(str, ZERO_STAGES))}")
+        if self.zero_stage != Parallel.zero_stage and self.strategy != "deepspeed":
+            raise ValueError(f"zero_stage={self.zero_stage} has no effect on strategy={self.strategy}; take deepspeed")
 
     @property
     def ranks(self) -> int:

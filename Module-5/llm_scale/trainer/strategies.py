@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from llm_scale.trainer.checkpoints import ShardedCheckpoints
 from llm_scale.trainer.settings import Parallel
+from llm_scale.trainer.zero import DeepSpeed
 
 
 def refuse_indivisible(model: nn.Module, size: int) -> None:
@@ -60,16 +62,18 @@ def make_strategy(parallel: Parallel) -> Strategy:
     `ModelParallelStrategy()` with its own defaults takes all ranks of a node for tensor parallel, which leaves one to
     data parallel: `fully_shard` over that one shards nothing. Both sizes are given here.
     """
-    ranks = parallel.ranks
+    ranks, timeout = parallel.ranks, timedelta(seconds=parallel.timeout)
     if parallel.strategy == "single":
         return Single(device=torch.device(parallel.device, 0) if parallel.device == "cuda" else torch.device("cpu"))
     if parallel.strategy == "ddp":
-        return DataParallel()
+        return DataParallel(timeout=timeout)
     if parallel.strategy == "fsdp":
-        return FullyShard(data_parallel_size=ranks, tensor_parallel_size=1)
+        return FullyShard(data_parallel_size=ranks, tensor_parallel_size=1, timeout=timeout)
     if parallel.strategy == "tensor-parallel":
-        return FullyShard(data_parallel_size=1, tensor_parallel_size=ranks)
-    return OlderFullyShard(auto_wrap_policy={Block}, state_dict_type="sharded")
+        return FullyShard(data_parallel_size=1, tensor_parallel_size=ranks, timeout=timeout)
+    if parallel.strategy == "deepspeed":
+        return DeepSpeed(parallel)
+    return OlderFullyShard(auto_wrap_policy={Block}, state_dict_type="sharded", timeout=timeout)
 
 
 def trainer_options(parallel: Parallel) -> dict[str, Any]:
