@@ -143,7 +143,9 @@ def build_step(
         total = torch.zeros((), device=device)
         for _ in range(levers.accumulate):
             with kernels_of(levers):
-                with torch.autocast(device, dtype=mixed, enabled=mixed is not None):  # the forward pass alone
+                with (
+                    torch.autocast(device, dtype=mixed) if mixed else contextlib.nullcontext()
+                ):  # the forward pass alone
                     loss = loss_of(batches[position % len(batches)]) / levers.accumulate
                 scaler.scale(loss).backward()
             total += loss.detach()
