@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+from course.errors import traceback_wanted
 
 INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells count
 
@@ -46,3 +48,46 @@ def forget_output() -> None:
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_program(
+    name: str, run: Callable[[list[str]], int], told: Callable[[BaseException], str],
+    arguments: Sequence[str] | None = None, resumable: str = "", go_on: str = "",
+) -> int:  # fmt: skip
+    """Run a command line; the exit code. A mistake is one line on stderr, unless `--traceback` stands among it.
+
+    Args:
+        name: of the program.
+        run: takes the arguments without `--traceback`; its result is the exit code.
+        told: an error in one line.
+        arguments: those of the process by default.
+        resumable: the command that can be gone on with after a stop.
+        go_on: how, in words.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in given or traceback_wanted()
+    given = [each for each in given if each != "--traceback"]
+    advice = f"; {go_on}" if given[:1] == [resumable] else ""
+    show_any_letter()
+    try:
+        with ended_by_sigterm():
+            code = run(given)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        print(f"{name}: stopped{advice}", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:
+        if stop.code != TERMINATED:
+            raise
+        print(f"{name}: terminated{advice}", file=sys.stderr)
+        return TERMINATED
+    except BrokenPipeError:  # whoever read what is printed has gone
+        forget_output()
+        return PIPE_CLOSED
+    except BaseException as error:  # a panic of a library in Rust is no Exception, and says that it failed
+        if traceback or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+            raise
+        forget_output()
+        print(f"{name}: {told(error)}", file=sys.stderr)
+        return 1

@@ -6,11 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
-import torch
 from transformers import PreTrainedTokenizerFast
 
-from llm_data.rows.loader import StatefulLoader
+from llm_data.rows.module import RowsDataModule
 from llm_data.rows.packing import PACKINGS, Packing
 from llm_data.rows.table import RowTable, build_table, table_folder
 from llm_data.shards.reader import TokenShards
@@ -22,7 +20,7 @@ from llm_data.tokenizers.named import checked_tokenizer, is_trained_here, loaded
 from llm_data.workspace import cache_folder, digest
 
 
-class LLMDataModule(pl.LightningDataModule):
+class LLMDataModule(RowsDataModule):
     """Batches of a corpus for a causal language model.
 
     `prepare_data` (one process a node) trains the tokenizer if it has to, and tokenises the corpus into shards in the
@@ -67,7 +65,6 @@ class LLMDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         progress: bool = True,
     ) -> None:
-        super().__init__()
         if packing not in PACKINGS:
             raise ValueError(f"packing={packing!r}: choose one of {', '.join(PACKINGS)}")
         for name, value, least in (
@@ -77,13 +74,10 @@ class LLMDataModule(pl.LightningDataModule):
                 raise ValueError(f"{name}={value!r} must be a whole number and at least {least}")
         if not isinstance(corpus, (str, Corpus)):
             raise ValueError(f"corpus={corpus!r}: give a name or a Corpus; for files write 'text:{corpus}'")
+        super().__init__(batch_size, num_workers, seed, drop_last)
         self.corpus_name = corpus if isinstance(corpus, str) else corpus.name
         self.context = context
-        self.batch_size = batch_size
         self.packing: Packing = packing
-        self.num_workers = num_workers
-        self.seed = seed
-        self.drop_last = drop_last
         self._given_corpus = corpus
         if isinstance(corpus, Corpus):
             val_percent, test_percent = corpus.val_percent, corpus.test_percent
@@ -95,8 +89,6 @@ class LLMDataModule(pl.LightningDataModule):
         self._tokens: dict[Split, TokenShards] = {}
         self._tables: dict[Split, RowTable] = {}
         self._tokenizer: PreTrainedTokenizerFast | None = None
-        self._train_loader: StatefulLoader | None = None
-        self._position: dict[str, Any] | None = None
         self._split: dict[str, Any] | None = None
         self._trained_split: Any = None  # of the run whose state was loaded
         if not isinstance(tokenizer, str):
@@ -114,7 +106,7 @@ class LLMDataModule(pl.LightningDataModule):
         """
         corpus = self._corpus()
         tokenizer = self._make_tokenizer(corpus)
-        for split in self._sides():
+        for split in self.sides():
             folder = self._folder(tokenizer, split)
             built = build_shards(corpus, split, tokenizer, folder, progress=self._progress)
             if self._progress:
@@ -140,7 +132,7 @@ class LLMDataModule(pl.LightningDataModule):
         corpus = self._corpus()
         self._tokenizer = self._make_tokenizer(corpus)
         self._split = split_record(corpus)
-        for split in self._sides():
+        for split in self.sides():
             if split in wanted[stage]:
                 # prepare_data has verified the checksums in one process; the others must not read it all again.
                 folder = self._folder(self._tokenizer, split)
@@ -151,33 +143,10 @@ class LLMDataModule(pl.LightningDataModule):
                 )
         refuse_leaks(self._trained_split, self._split, list(self._tables))
 
-    def train_dataloader(self) -> StatefulLoader:
-        """Training batches, in a new order each epoch, from where a restored state left off.
-
-        Asked again under a Trainer (`reload_dataloaders_every_n_epochs`, a second `fit`), the new loader goes on where
-        the old one is. With `overfit_batches` the order is fixed, and each epoch begins at its first row.
-        """
-        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        loader = self._loader("train", shuffle=not overfit)
-        if self._position is not None:
-            loader.load_state_dict(self._position)
-        elif self.trainer is not None and self._train_loader is not None and loader.continues(self._train_loader):
-            loader.load_state_dict(self._train_loader.state_dict())
-        self._position, self._train_loader = None, loader
-        return loader
-
-    def val_dataloader(self) -> StatefulLoader | list[StatefulLoader]:
-        """Validation batches, always in the same order; an empty list with `val_percent=0`."""
-        return self._loader("val", shuffle=False) if "val" in self._sides() else []
-
-    def test_dataloader(self) -> StatefulLoader | list[StatefulLoader]:
-        """Test batches, always in the same order; an empty list with `test_percent=0`."""
-        return self._loader("test", shuffle=False) if "test" in self._sides() else []
-
     def state_dict(self) -> dict[str, Any]:
         """The same on every rank: "train", the training loader's position, where there is such a loader, and "split",
         which documents the training side was (see `llm_data.split_record`), after `setup`."""
-        state = {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        state = super().state_dict()
         return state if self._split is None else {**state, "split": self._split}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -190,10 +159,7 @@ class LLMDataModule(pl.LightningDataModule):
         self._trained_split = state_dict.get("split")
         if self._split is not None:
             refuse_leaks(self._trained_split, self._split, list(self._tables))
-        position = state_dict.get("train")
-        if self._train_loader is not None and position is not None:
-            self._train_loader.load_state_dict(position)
-        self._position = position
+        super().load_state_dict(state_dict)
 
     def __str__(self) -> str:
         # Lightning's own asks the loaders for the sizes of data sets, and a loader of ours has none.
@@ -241,7 +207,8 @@ class LLMDataModule(pl.LightningDataModule):
             return self._given_corpus
         return load_corpus(self._given_corpus, errors=self._errors, **self._shares)
 
-    def _sides(self) -> list[Split]:
+    def sides(self) -> list[Split]:
+        """The sides that have documents."""
         return [split for split in SPLITS if self._shares.get(f"{split}_percent", 1)]
 
     def _root(self) -> Path:
@@ -265,20 +232,3 @@ class LLMDataModule(pl.LightningDataModule):
         kind = "text:" if corpus.name.startswith("text:") else corpus.name
         name = digest(kind, corpus.fingerprint, sorted(self._shares.items()))
         return trained_tokenizer(wanted, corpus, self._root() / "tokenizers" / f"{wanted[:40]}-{name}")
-
-    def _loader(self, split: Split, shuffle: bool) -> StatefulLoader:
-        # Under tensor parallelism several processes share one rank of the data; Lightning knows which.
-        place: dict[str, Any] = {"num_replicas": 1, "rank": 0}
-        if self.trainer is not None and self.trainer.distributed_sampler_kwargs is not None:
-            place = self.trainer.distributed_sampler_kwargs
-        return StatefulLoader(
-            self.rows(split),
-            self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=place["rank"],
-            world_size=place["num_replicas"],
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            drop_last=self.drop_last and split == "train",
-        )

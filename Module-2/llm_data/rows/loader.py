@@ -15,8 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from llm_data.errors import one_line
-from llm_data.rows.collate import Batch, make_batch
-from llm_data.rows.table import RowTable
+from llm_data.rows.collate import Batch, Table, make_batch
 from llm_data.tokenizers.parallelism import tokenizers_in_one_thread
 from llm_data.workspace import digest
 
@@ -50,7 +49,7 @@ class StatefulLoader:
 
     def __init__(
         self,
-        table: RowTable,
+        table: Table,
         batch_size: int,
         *,
         shuffle: bool = True,
@@ -218,7 +217,7 @@ class StatefulLoader:
 class RowDataset(Dataset[Batch]):
     """Batches by the numbers of their rows, for the worker processes of a DataLoader."""
 
-    def __init__(self, table: RowTable) -> None:
+    def __init__(self, table: Table) -> None:
         self.table = table
 
     def __getitem__(self, chosen: np.ndarray) -> Batch:

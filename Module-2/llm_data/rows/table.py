@@ -127,7 +127,8 @@ class RowTable:
         except Exception as error:  # whatever NumPy makes of a damaged header
             raise ShardError(f"the rows in {self.folder} are damaged ({one_line(error)}); {REBUILD}") from None
         self.filled, self.ids = arrays[0], arrays[1]
-        self.positions = None if self.packing in PADDED else arrays[2]
+        self.positions: np.ndarray | None = None if self.packing in PADDED else arrays[2]
+        self.labels: np.ndarray | None = None  # every token but a piece's first is a target
         self.first = np.cumsum(self.filled, dtype=np.int64) - self.filled
         if len(self.filled) != facts["rows"]:
             raise ShardError(f"the rows in {self.folder} have another size; {REBUILD}")

@@ -16,7 +16,7 @@ def check_numbers(command: str, config: Any) -> None:
     Raises:
         ValueError: for one that cannot be.
     """
-    trainer, model = config.trainer, config.model.config
+    trainer = config.trainer
     for name, number in _numbers(config.as_dict()):
         if not math.isfinite(number):
             raise ValueError(f"{name}={number} must be a finite number")
@@ -25,17 +25,12 @@ def check_numbers(command: str, config: Any) -> None:
         ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1, "at least 1"),
         ("trainer.log_every_n_steps", trainer.log_every_n_steps, 1, "at least 1"),
         ("trainer.check_val_every_n_epoch", trainer.check_val_every_n_epoch, 1, "at least 1, or null"),
-        ("model.config.initializer_range", model.initializer_range, 0, "0 or more"),
     ):
         if value is not None and not value >= least:
             raise ValueError(f"{name}={value} must be {allowed}")
-    for name, value in (
-        ("trainer.val_check_interval", trainer.val_check_interval),
-        ("model.config.rms_norm_eps", model.rms_norm_eps),
-        ("model.config.rope_theta", model.rope_theta),
-    ):
-        if isinstance(value, (int, float)) and not value > 0:
-            raise ValueError(f"{name}={value} must be above 0")
+    interval = trainer.val_check_interval
+    if isinstance(interval, (int, float)) and not interval > 0:
+        raise ValueError(f"trainer.val_check_interval={interval} must be above 0")
     if not config.run.folder.strip():
         raise ValueError("run.folder is empty; name a folder for the run")
     share = {"validate": "val_percent", "test": "test_percent"}.get(command)
@@ -43,6 +38,15 @@ def check_numbers(command: str, config: Any) -> None:
         raise ValueError(f"data.{share}=0 leaves nothing to {command} on; raise it")
     if command == "fit":
         _refuse_without_meaning(trainer)
+
+
+def check_model_numbers(model: Any) -> None:
+    """The same for a new model's configuration."""
+    if not model.initializer_range >= 0:
+        raise ValueError(f"model.config.initializer_range={model.initializer_range} must be 0 or more")
+    for name in ("rms_norm_eps", "rope_theta"):
+        if not model[name] > 0:
+            raise ValueError(f"model.config.{name}={model[name]} must be above 0")
 
 
 def _refuse_without_meaning(trainer: Any) -> None:

@@ -26,7 +26,7 @@ from llm_core.config import GPTConfig
 from llm_core.run.arguments import check_arguments
 from llm_core.run.callbacks import RunCheckpoints, ValidateEverySteps
 from llm_core.run.place import alone_in, find_checkpoint
-from llm_core.run.preflight import check_numbers, refuse_too_large
+from llm_core.run.preflight import check_model_numbers, check_numbers, refuse_too_large
 from llm_core.store.checkpoints import AtomicCheckpoints
 from llm_core.store.registry import load_model, with_padding
 from llm_core.store.resume import refuse_another_tokenizer, refuse_other_hyperparameters
@@ -107,7 +107,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
-        check_numbers(self.config.subcommand, config)
+        self.check(config)
         if config.trainer.default_root_dir is not None:
             wrong = f"trainer.default_root_dir={config.trainer.default_root_dir} has no effect"
             raise ValueError(f"{wrong}; set run.folder in its place")
@@ -118,6 +118,15 @@ class CLI(LightningCLI):
         config.ckpt_path = find_checkpoint(config.ckpt_path, folder, fits=self.config.subcommand == "fit")
         if config.ckpt_path and config.trainer.overfit_batches:
             raise ValueError("trainer.overfit_batches begins with the first rows, and a run that goes on does not")
+        self.settle(config, folder)
+
+    def check(self, config: Namespace) -> None:
+        """Refuse numbers that cannot be, before anything is looked at."""
+        check_numbers(self.config.subcommand, config)
+        check_model_numbers(config.model.config)
+
+    def settle(self, config: Namespace, folder: Path) -> None:
+        """Give the model the sizes that follow from the data, or the data the tokenizer of a pretrained model."""
         if config.model.pretrained is not None:
             default = GPTConfig(1)
             for field in fields(GPTConfig):

@@ -136,14 +136,18 @@ def refuse_other_steps(before: Mapping[str, int] | None, now: Mapping[str, int] 
         )
 
 
-def settle_progress(checkpoint: dict[str, Any]) -> None:
+def settle_progress(checkpoint: dict[str, Any], data: str = "LLMDataModule") -> None:
     """Say of Lightning's loops where the loader stands: it is the loader's rows that a run has seen.
 
     Lightning notes how far a hook of its own had come, and reads an epoch's end that was saved in one hook and gone on
     from twice as another number of epochs. Here a resumed run begins between two batches: with the next epoch, or
     inside one behind so many batches.
+
+    Args:
+        checkpoint: changed in place.
+        data: the name of the data module's class, under which Lightning keeps its state.
     """
-    place = checkpoint.get("LLMDataModule", {}).get("train")
+    place = checkpoint.get(data, {}).get("train")
     if not place:
         return
     loops = checkpoint["loops"]["fit_loop"]
