@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import NoReturn
 
 from course.errors import traceback_wanted
@@ -52,7 +52,7 @@ def forget_output() -> None:
 
 def run_program(
     name: str, run: Callable[[list[str]], int], told: Callable[[BaseException], str],
-    arguments: Sequence[str] | None = None, resumable: str = "", go_on: str = "",
+    arguments: Sequence[str] | None = None, resumable: str = "", go_on: str = "", catch_sigterm: bool = True,
 ) -> int:  # fmt: skip
     """Run a command line; the exit code. A mistake is one line on stderr, unless `--traceback` stands among it.
 
@@ -63,6 +63,7 @@ def run_program(
         arguments: those of the process by default.
         resumable: the command that can be gone on with after a stop.
         go_on: how, in words.
+        catch_sigterm: end by `ended_by_sigterm`; a process that another one manages ends as that one has it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in given or traceback_wanted()
@@ -70,12 +71,12 @@ def run_program(
     advice = f"; {go_on}" if given[:1] == [resumable] else ""
     show_any_letter()
     try:
-        with ended_by_sigterm():
+        with ended_by_sigterm() if catch_sigterm else nullcontext():
             code = run(given)
             sys.stdout.flush()
             return code
-    except KeyboardInterrupt:
-        print(f"{name}: stopped{advice}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"{name}: stopped; {stop}" if str(stop) else f"{name}: stopped{advice}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as stop:
         if stop.code != TERMINATED:

@@ -32,6 +32,7 @@ FLOORS = [
     "llm_core",
     "llm_precision",
     "llm_scale",
+    "llm_peft",
 ]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from llm_data.datamodule import LLMDataModule
-from llm_data.errors import is_failure
 from llm_data.shards.manifest import ShardError
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import SaveConfigCallback
@@ -29,9 +28,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from course.errors import SWITCH, traceback_wanted
+from course.errors import SWITCH
 from course.lightning_tools import quiet
-from course.terminal import INTERRUPTED, PIPE_CLOSED, TERMINATED, ended_by_sigterm, forget_output, show_any_letter
+from course.terminal import run_program
 from llm_core.babygpt import NonFiniteLoss
 from llm_core.foreign import Questions, refuse_unless_finite
 from llm_core.generate import Sampling, sample_texts
@@ -122,35 +121,20 @@ def one_line(error: BaseException) -> str:
     return f"{told}; " + (f"did you mean {close[0]}?" if close else "`--help` after the command lists what there is")
 
 
+def told(error: BaseException) -> str:
+    """An error in one line, and whether it was none that is expected."""
+    unexpected = "" if isinstance(error, EXPECTED) else f" ({type(error).__name__}; {SWITCH}=1 shows where)"
+    return f"{one_line(error)}{unexpected}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    traceback = "--traceback" in given or traceback_wanted()
-    given = [each for each in given if each != "--traceback"]
-    show_any_letter()
-    try:
-        with ended_by_sigterm():
-            run_command(given)
-            sys.stdout.flush()
-    except KeyboardInterrupt as stop:
-        print(f"babygpt: stopped; {stop}" if str(stop) else "babygpt: stopped", file=sys.stderr)
-        return INTERRUPTED
-    except SystemExit as stop:
-        if stop.code != TERMINATED:
-            raise
-        print(f"babygpt: terminated; {GO_ON}" if given[0] == "fit" else "babygpt: terminated", file=sys.stderr)
-        return TERMINATED
-    except BrokenPipeError:  # whoever read what is printed has gone
-        forget_output()
-        return PIPE_CLOSED
-    except BaseException as error:  # a panic of a library in Rust is no Exception
-        if traceback or not is_failure(error):
-            raise
-        forget_output()
-        unexpected = "" if isinstance(error, EXPECTED) else f" ({type(error).__name__}; {SWITCH}=1 shows where)"
-        print(f"babygpt: {one_line(error)}{unexpected}", file=sys.stderr)
-        return 1
-    return 0 if given else 2
+
+    def run(given: list[str]) -> int:
+        run_command(given)
+        return 0 if given else 2
+
+    return run_program("babygpt", run, told, arguments, "fit", GO_ON)
 
 
 def run_command(given: Sequence[str]) -> None:

@@ -7,15 +7,11 @@ started. A mistake is one line on stderr and exit code 1; COURSE_TRACEBACK=1 sho
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
-from llm_data.errors import is_failure
-
-from course.errors import SWITCH, traceback_wanted
-from course.terminal import INTERRUPTED, TERMINATED, ended_by_sigterm, show_any_letter
+from course.terminal import run_program
 from llm_scale.start import joined, start_ranks
 from llm_scale.trainer.settings import DEVICES, STRATEGIES, Parallel
 
@@ -41,7 +37,7 @@ mean here what they mean there, and --data.batch_size is the rows of a rank. On 
 torchrun --nproc-per-node 2 -m llm_scale -- fit ..., or srun llm-scale fit ...
 """
 
-GO_ON = "; --ckpt_path last goes on from the last checkpoint"
+GO_ON = "--ckpt_path last goes on from the last checkpoint"
 
 
 def fit(arguments: Sequence[str]) -> int:
@@ -119,32 +115,12 @@ def told(error: BaseException) -> str:
     """An error in one line."""
     if isinstance(error, (ValueError, OSError)) and "llm_core.cli" not in sys.modules:
         return " ".join(str(error).split())  # without the seconds that the next line's import takes
-    from llm_core.cli import EXPECTED, one_line
+    from llm_core.cli import told as told_by_babygpt
 
-    unexpected = "" if isinstance(error, EXPECTED) else f" ({type(error).__name__}; {SWITCH}=1 shows where)"
-    return f"{one_line(error)}{unexpected}"
+    return told_by_babygpt(error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    traceback = "--traceback" in given or traceback_wanted()
-    show_any_letter()
-    try:
-        with contextlib.nullcontext() if joined() else ended_by_sigterm():  # a rank ends as torchrun or Slurm has it
-            code = run_command([each for each in given if each != "--traceback"])
-            sys.stdout.flush()
-            return code
-    except KeyboardInterrupt:
-        print(f"llm-scale: stopped{GO_ON if given[0] == 'fit' else ''}", file=sys.stderr)
-        return INTERRUPTED
-    except SystemExit as stop:
-        if stop.code != TERMINATED:
-            raise
-        print(f"llm-scale: terminated{GO_ON if given[0] == 'fit' else ''}", file=sys.stderr)
-        return TERMINATED
-    except BaseException as error:  # a panic of a library in Rust is no Exception
-        if traceback or not is_failure(error):
-            raise
-        print(f"llm-scale: {told(error)}", file=sys.stderr)
-        return 1
+    # A rank ends as torchrun or Slurm has it.
+    return run_program("llm-scale", run_command, told, arguments, "fit", GO_ON, catch_sigterm=not joined())

@@ -1,0 +1,1 @@
+"""Instruction data: lines of JSON, the chat template of a tokenizer, which tokens are learned, and packed rows."""

@@ -1,0 +1,1 @@
+"""What `local-lora` does: train, talk, merge, and say beforehand whether it fits."""

@@ -1,0 +1,126 @@
+"""`local-lora fit`: Lightning's CLI, a run's folder and its checkpoints as `babygpt` has them, with an adapter."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from llm_core.run.preflight import check_numbers
+from llm_core.run.training_cli import CLI, Run
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
+
+from course.hardware import ram
+from course.lightning_tools import quiet
+from llm_peft.budget import budget
+from llm_peft.chat.datamodule import ChatDataModule
+from llm_peft.command.plan import folder_of
+from llm_peft.command.run import export_adapter, read_trained
+from llm_peft.local_lora import LocalLoRA
+from llm_peft.prepare import prepare
+from llm_peft.settings import FineTune
+
+TRAINER = {
+    "max_epochs": 1, "val_check_interval": 50, "check_val_every_n_epoch": None, "log_every_n_steps": 10,
+    "gradient_clip_val": 1.0, "enable_progress_bar": False, "enable_model_summary": False,
+}  # fmt: skip
+HARMLESS = (
+    "LightningCLI's args", "Checkpoint directory .* exists", ".*could not find the monitored key",
+    "The number of training batches .* is smaller", "Be aware that when using `ckpt_path`",
+)  # fmt: skip
+
+
+class ConfiguredLoRA(LocalLoRA):
+    """`LocalLoRA` from a configuration file.
+
+    Args:
+        base: "smollm2-135m", a folder of transformers, or an id of the hub.
+        fine_tune: method, adapter, width.
+    """
+
+    def __init__(self, base: str, fine_tune: FineTune, **options: Any) -> None:
+        device = "cuda" if torch.cuda.is_available() and fine_tune.method == "qlora" else "cpu"
+        super().__init__(prepare(base, fine_tune, device), fine_tune, **options)
+        for name in ("base", "fine_tune"):
+            self.hparams.pop(name, None)
+
+
+class LoRACLI(CLI):
+    """`babygpt`'s command line with a pretrained model and instruction data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Run, "run")
+        parser.set_defaults({"run.folder": "runs/local-lora", "run.checkpoint_every": 50})
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": CLI.subcommands()["fit"]}
+
+    def check(self, config: Namespace) -> None:
+        check_numbers("fit", config)
+
+    def settle(self, config: Namespace, folder: Path) -> None:
+        """Refuse, before the model is loaded, what this machine has no memory for."""
+        given = config.model
+        place = folder_of(given.base)
+        if place is None:  # the hub's, whose configuration comes with it
+            return
+        settings = FineTune(**{**own(given.fine_tune), "lora": _lora(given.fine_tune.lora)})
+        needed = budget(
+            AutoConfig.from_pretrained(place, trust_remote_code=False), settings, config.data.batch_size,
+            config.data.context, given.loss_chunk,
+        )  # fmt: skip
+        on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+        there = torch.cuda.get_device_properties(0).total_memory if on_gpu else ram()
+        if needed.bytes > there:
+            wrong = f"a step takes {needed.bytes / 2**30:,.1f} GiB, and there are {there / 2**30:,.1f}"
+            advice = "lower data.batch_size or data.context, or set model.fine_tune.gradient_checkpointing"
+            raise ValueError(f"{wrong}; {advice} (`local-lora plan {given.base}` shows what fits)")
+
+    def before_fit(self) -> None:
+        super().before_fit()
+        self.datamodule.tokenizer = self.model.prepared.tokenizer
+
+    def after_fit(self) -> None:
+        super().after_fit()
+        if self.config.fit.trainer.fast_dev_run or not self.trainer.is_global_zero:
+            return
+        folder = Path(self.config.fit.run.folder)
+        if self.model.settings.method != "full":
+            export_adapter(read_trained(folder), folder / "adapter")
+            print(f"the adapter of its best checkpoint, as peft reads it: {folder / 'adapter'}")
+
+
+def own(options: Namespace) -> dict[str, Any]:
+    """The keys of a part of the configuration, without those that the parser adds for itself."""
+    return {key: value for key, value in options.as_dict().items() if not key.startswith("__")}
+
+
+def _lora(options: Namespace) -> Any:
+    from llm_peft.lora.config import LoRAConfig
+
+    values = own(options)
+    if isinstance(values["target_modules"], list):
+        values["target_modules"] = tuple(values["target_modules"])
+    return LoRAConfig(**values)
+
+
+def fit(arguments: Sequence[str]) -> int:
+    """Train; the exit code."""
+    quiet()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
+    torch.set_float32_matmul_precision("high")
+    LoRACLI(
+        ConfiguredLoRA, ChatDataModule, args=["fit", *arguments], seed_everything_default=0,
+        auto_configure_optimizers=False, save_config_callback=SaveConfigCallback,
+        save_config_kwargs={"overwrite": True}, parser_kwargs={"exit_on_error": False}, trainer_defaults=TRAINER,
+    )  # fmt: skip
+    return 0

@@ -1,0 +1,1 @@
+"""Weights of four bits and optimiser states of eight, as bitsandbytes keeps them."""
