@@ -15,6 +15,7 @@ from llm_peft.lora.config import LoRAConfig
 from llm_peft.lora.inject import adapter_state, inject
 from llm_peft.lora.merging import merge_, merged
 from llm_peft.prepare import add_adapter, to_four_bits, trained_state
+from llm_peft.quantization import fast
 from llm_peft.quantization.adamw8bit import AdamW8bit
 from llm_peft.quantization.blocks import dequantize_blocks, dynamic_table, quantize_blocks
 from llm_peft.quantization.errors import expected_error, mean_error, rounded, tables
@@ -61,6 +62,7 @@ def test_nf4_is_the_librarys_byte_for_byte(rows, columns, kind, seed):
         for dtype in (torch.float32, torch.bfloat16):
             state.dtype = dtype
             assert torch.equal(dequantize_nf4(ours, dtype), F.dequantize_4bit(packed, state))
+            assert torch.equal(fast.dequantize_nf4(ours, dtype), dequantize_nf4(ours, dtype))
 
 
 def test_a_million_weights_and_their_bits():
@@ -91,6 +93,7 @@ def test_a_last_block_that_is_not_full(number, seed):
     scale = torch.cat([each.abs().max().expand(len(each)) for each in weight[0].split(64)])
     choices = nf4_table()[:, None] * scale
     gaps = (choices - weight).abs()
+    assert torch.equal(fast.dequantize_nf4(quantize_nf4(weight, double=False)), found)
     torch.testing.assert_close((found - weight).abs()[0], gaps.min(dim=0).values, rtol=0, atol=1e-7)
 
 

@@ -198,7 +198,8 @@ def model_to_folder(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None,
         raise ValueError(f"{wrong}; save its state_dict with torch.save")
     else:
         body: Any = model
-        body.save_pretrained(folder)
+        with _no_progress_bar():
+            body.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 

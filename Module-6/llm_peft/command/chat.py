@@ -82,3 +82,25 @@ def converse(
         said, ended = answer(model, tokenizer, messages, write=write, **options)
         write("\n" if ended else " ...\n")
         messages.append({"role": "assistant", "content": said})
+
+
+@torch.no_grad()
+def answers(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, str]]],
+    max_new_tokens: int = 60, batch_size: int = 12,
+) -> list[tuple[str, bool]]:  # fmt: skip
+    """The likeliest next turn of many conversations, several at a time, and whether each came to an end by itself."""
+    from llm_core.generate import Sampling, generate_by_transformers
+
+    ends = tuple(sorted({*stop_ids(model), int(tokenizer.eos_token_id)}))
+    prompts = [prompt_ids(messages, tokenizer) for messages in conversations]
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    found: list[tuple[str, bool]] = [("", False)] * len(prompts)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0.0, stop_ids=ends)
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        rows = generate_by_transformers(model, [prompts[place] for place in places], sampling, ends[0])
+        for place, row in zip(places, rows, strict=True):
+            text = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
+            found[place] = text, bool(row) and row[-1] in ends
+    return found

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from llm_peft.lora.inject import find_targets
 from llm_peft.quantization.blocks import Blocks
-from llm_peft.quantization.nf4 import NF4Tensor, dequantize_nf4, quantize_nf4
+from llm_peft.quantization.fast import dequantize_nf4
+from llm_peft.quantization.nf4 import NF4Tensor, quantize_nf4
 
 
 class FourBitProduct(torch.autograd.Function):

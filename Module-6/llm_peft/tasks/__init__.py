@@ -1,0 +1,1 @@
+"""Small tasks with a score that can be computed, made of Python's own library."""
