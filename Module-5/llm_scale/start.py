@@ -17,8 +17,8 @@ from typing import NamedTuple
 STOP_SECONDS = 40  # torchrun gives its ranks 30 to end by themselves
 FAILURE = re.compile(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*(-?\d+)")  # in torchrun's summary, one a rank
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+)", re.DOTALL)
-AN_ERROR = re.compile(r"llm-scale: |(\[rank\d+\]: )?[\w.]*(Error|Exception)\b")
-OF_A_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|DistBackendError|^llm-scale: terminated")
+AN_ERROR = re.compile(r"(llm-scale|local-lora): |(\[rank\d+\]: )?[\w.]*(Error|Exception)\b")
+OF_A_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|DistBackendError|^(llm-scale|local-lora): terminated")
 
 
 class Place(NamedTuple):
@@ -44,13 +44,13 @@ def joined(environ: Mapping[str, str] | None = None) -> Place | None:
     return None
 
 
-def start_ranks(number: int, module: str, arguments: Sequence[str]) -> int:
+def start_ranks(number: int, module: str, arguments: Sequence[str], program: str = "llm-scale") -> int:
     """Run `python -m MODULE ARGUMENTS` on N ranks of this machine, to the end of all; the exit code, 0 or 1.
 
     A rank that fails or dies ends all. What rank 0 says on standard error is shown as it comes; what others say beside
     that, and which ended first and why, at the end.
     """
-    ranks = watched_ranks(number, module, arguments)
+    ranks = watched_ranks(number, module, arguments, program)
     while True:
         try:
             next(ranks)
@@ -58,7 +58,9 @@ def start_ranks(number: int, module: str, arguments: Sequence[str]) -> int:
             return int(end.value)
 
 
-def watched_ranks(number: int, module: str, arguments: Sequence[str]) -> Generator[None, None, int]:
+def watched_ranks(
+    number: int, module: str, arguments: Sequence[str], program: str = "llm-scale"
+) -> Generator[None, None, int]:
     """`start_ranks`, with a turn for the caller ten times a second, and one at the end. Closed early, it ends them."""
     with tempfile.TemporaryDirectory(prefix="llm-scale-") as folder:
         command = [
@@ -93,7 +95,7 @@ def watched_ranks(number: int, module: str, arguments: Sequence[str]) -> Generat
         for rank, said in others.items():
             _show([line if line.startswith("[rank") else f"[rank {rank}] {line}" for line in said if line not in first])
         if not first or any(said[-1:] != first[-1:] for said in others.values()):  # else that line says it all
-            _show([_reason(agent_words.read_text("utf-8", errors="replace"), {0: first, **others})])
+            _show([f"{program}: {_reason(agent_words.read_text('utf-8', errors='replace'), {0: first, **others})}"])
         return 1
 
 
@@ -119,15 +121,15 @@ def _reason(agent: str, said: Mapping[int, Sequence[str]]) -> str:
     ended = {int(rank): int(code) for rank, code in FAILURE.findall(agent)}
     if not ended:
         last = [line for line in agent.splitlines() if line.strip()][-1:]
-        return f"llm-scale: the ranks did not start: {last[0].strip() if last else 'no word from torchrun'}"
+        return f"the ranks did not start: {last[0].strip() if last else 'no word from torchrun'}"
     errors = {rank: [line for line in said.get(rank, ()) if AN_ERROR.match(line)][-1:] for rank in ended}
     for rank, error in errors.items():
         if error and not OF_A_PEER.search(error[0]):
-            told = re.sub(r"^(llm-scale|\[rank\d+\]): ", "", error[0])  # the second is torch's
-            return f"llm-scale: rank {rank} failed first: {told}"
+            told = re.sub(r"^(llm-scale|local-lora|\[rank\d+\]): ", "", error[0])  # the second is torch's
+            return f"rank {rank} failed first: {told}"
     cause = ROOT_CAUSE.search(agent)
     rank = next((rank for rank, code in ended.items() if code == -signal.SIGKILL), int(cause[1]) if cause else -1)
     code = ended.get(rank, 1)
     if code < 0:
-        return f"llm-scale: rank {rank} was killed by {signal.Signals(-code).name}; all ranks are stopped"
-    return f"llm-scale: rank {rank} ended first, with exit code {code}; all ranks are stopped"
+        return f"rank {rank} was killed by {signal.Signals(-code).name}; all ranks are stopped"
+    return f"rank {rank} ended first, with exit code {code}; all ranks are stopped"

@@ -19,7 +19,8 @@ from course.terminal import run_program
 HELP = """usage: local-lora COMMAND [OPTIONS]
 
   local-lora fit  --config Module-6/local-lora.yaml --data.train FILE.jsonl
-                                       train an adapter; with --ckpt_path last go on after a stop
+                                       train an adapter; with --ckpt_path last go on after a stop;
+                                       with --devices 2 on two, the frozen weights cut in two (FSDP)
   local-lora chat RUN                  talk to it; also the folder of an adapter, or a model: smollm2-135m
   local-lora merge RUN FOLDER          write one plain model of base and adapter, which transformers and vLLM load
   local-lora plan smollm2-135m         what full fine-tuning, LoRA and QLoRA take, before anything is loaded;
@@ -27,6 +28,29 @@ HELP = """usage: local-lora COMMAND [OPTIONS]
 
 `local-lora COMMAND --help` lists the options; `local-lora fit --print_config` prints a whole configuration.
 """
+
+
+def fit(arguments: Sequence[str]) -> int:
+    """`local-lora fit`: on this device, or on ranks that it starts."""
+    from llm_scale.start import joined, start_ranks
+    from llm_scale.trainer.settings import Parallel
+
+    parser = argparse.ArgumentParser(prog="local-lora fit", add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--accelerator", default="auto")
+    try:
+        options, rest = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; see `local-lora --help`") from error
+    place = joined()
+    devices, nodes = place or ((1 if options.devices is None else options.devices), 1)
+    strategy = "single" if devices * nodes == 1 else "fsdp"
+    parallel = Parallel(strategy, devices, nodes, options.accelerator)
+    if place is None and parallel.ranks > 1:
+        return start_ranks(parallel.ranks, "llm_peft", ["fit", *arguments], "local-lora")
+    from llm_peft.command.fit import fit as fit_on_this_rank
+
+    return fit_on_this_rank(parallel, rest)
 
 
 def chat(arguments: Sequence[str]) -> int:
@@ -150,8 +174,6 @@ def run_command(given: Sequence[str]) -> int:
         return 0 if given else 2
     commands = {"chat": chat, "merge": merge, "plan": plan}
     if given[0] == "fit":
-        from llm_peft.command.fit import fit
-
         return fit(given[1:])
     if given[0] not in commands:
         raise ValueError(f"no command {given[0]!r}; choose fit, chat, merge or plan")
@@ -170,7 +192,10 @@ def told(error: BaseException) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
-    return run_program("local-lora", run_command, told, arguments, "fit", "--ckpt_path last goes on from the last one")
+    from llm_scale.start import joined
+
+    advice = "--ckpt_path last goes on from the last checkpoint"
+    return run_program("local-lora", run_command, told, arguments, "fit", advice, catch_sigterm=not joined())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,11 +18,15 @@ from llm_core.store.resume import (
     refuse_other_steps,
     settle_progress,
 )
-from torch import Tensor
+from llm_scale.trainer.model import shard_blocks
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from llm_peft.chat.datamodule import ChatDataModule
-from llm_peft.prepare import Prepared, load_trained_state, trained_state
+from llm_peft.prepare import Prepared, gathered, load_trained_state, trained_state
 from llm_peft.settings import FineTune
+from llm_peft.sharded import here, whole
 
 ADAPTER = "adapter"  # key of a checkpoint: what the tensors belong to
 
@@ -62,8 +67,37 @@ class LocalLoRA(BabyGPT):
             self.hparams.pop(name, None)
         self.strict_loading = False  # a checkpoint holds the adapter alone
         self._start: dict[str, Tensor] | None = None
+        self._cut = False
         begins = {name: values.clone() for name, values in trained_state(self.model).items()}
         self._first = begins if settings.lora.init_lora_weights == "pissa" and settings.method != "full" else {}
+
+    # -- several devices ---------------------------------------------------------------------------------------------
+
+    def total_norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The norm of all gradients together, which may be in shards; the same number on every rank."""
+        return whole(nn.utils.get_total_norm(gradients))
+
+    def configure_model(self) -> None:
+        """Cut the weights over the ranks, where the strategy is `FullyShardAdapter`; called at each fit."""
+        strategy = self.trainer.strategy
+        if self._cut or not isinstance(strategy, ModelParallelStrategy):
+            return
+        mesh: Any = self.device_mesh
+        size, ranks = mesh["data_parallel"].size(), self.trainer.world_size
+        if size != ranks:
+            wrong = f"the strategy would cut the weights over {size} of {ranks} ranks"
+            raise ValueError(f"{wrong}; take llm_peft.sharded.FullyShardAdapter({ranks})")
+        if self.trainer.gradient_clip_algorithm == "value":
+            raise ValueError("gradient_clip_algorithm=value: gradients in shards are clipped by norm; take norm")
+        if self.hparams["loss_chunk"]:
+            raise ValueError("model.loss_chunk calls parts of the model, and fsdp gathers weights for the whole; set 0")
+        self._asked(self.model, packed=True, chunked=False)  # while it is whole
+        self._asked: Any = _nothing
+        self._cut = True
+        shard_blocks(self.model, mesh["data_parallel"])
+        shares = [here(each).numel() / each.numel() for each in self.model.parameters() if each.shape[0] >= ranks]
+        if max(shares) > 1 / ranks + 0.5:  # the longest part of a short dimension is longer than the N-th
+            raise ValueError(f"a rank holds {max(shares):.0%} of a weight that {ranks} ranks share; report this")
 
     # -- what a step must change ----------------------------------------------------------------------------------
 
@@ -96,17 +130,21 @@ class LocalLoRA(BabyGPT):
     def _probes(self) -> dict[str, Tensor]:
         """Copies of what is trained, and a few numbers of each frozen tensor as bytes: those of four bits are no
         floats, whatever their type says."""
-        found = {f"trained {name}": values.clone() for name, values in trained_state(self.model).items()}
+        for part in self.model.modules():
+            if isinstance(part, FSDPModule):  # what has no gradient stays gathered after the forward pass
+                part.reshard()
+        found = {f"trained {name}": here(values).clone() for name, values in trained_state(self.model).items()}
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
-                flat = parameter.detach().reshape(-1)
+                flat = here(parameter.detach()).reshape(-1)
                 found[f"frozen {name}"] = flat[:: max(1, len(flat) // 64)].clone().view(torch.uint8)
         return found
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = {f"model.{name}": values for name, values in trained_state(self.model).items()}
+        kept = gathered(trained_state(self.model))
+        checkpoint["state_dict"] = {f"model.{name}": values for name, values in kept.items()}
         checkpoint.update(
             describe(self.model, self.prepared.tokenizer), last_good_loss=self._last_good, step=self._step
         )
@@ -142,6 +180,10 @@ class LocalLoRA(BabyGPT):
         if not isinstance(data, ChatDataModule):
             return None
         return {"rows": data.batch_size * self._batches, "batches": self.trainer.accumulate_grad_batches}
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """No question."""
 
 
 def refuse_another_base(told: dict[str, Any], prepared: Prepared) -> None:

@@ -17,6 +17,7 @@ from llm_peft.lora.config import LoRAConfig
 from llm_peft.lora.inject import find_targets, inject
 from llm_peft.quantization.linear import quantize_linears
 from llm_peft.settings import FineTune
+from llm_peft.sharded import like, whole
 
 PARTS = re.compile(r"(.*)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?")
 
@@ -146,6 +147,11 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `trained_state` whole, on the CPU, where they are in shards; every rank calls it."""
+    return {name: whole(values).cpu() for name, values in state.items()}
+
+
 def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy tensors of `trained_state` into a model that is prepared alike.
 
@@ -161,4 +167,4 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, and the model's {tuple(values.shape)}")
     with torch.no_grad():
         for name, values in ours.items():
-            values.copy_(state[name])
+            values.copy_(like(state[name], values))

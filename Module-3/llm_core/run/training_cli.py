@@ -204,6 +204,10 @@ class CLI(LightningCLI):
         data.setup("validate")
         return data.vocab_size
 
+    def plugins(self) -> list[Any]:
+        """How checkpoints are written and read; none for a strategy that does so itself."""
+        return [AtomicCheckpoints()]
+
     def instantiate_trainer(self, **options: Any) -> Any:
         """The Trainer of the configuration, with what every run has."""
         config = self.config[self.config.subcommand]
@@ -217,7 +221,7 @@ class CLI(LightningCLI):
                 options["callbacks"].append(ValidateEverySteps(config.trainer.val_check_interval))
         if config.trainer.logger in (None, True):  # what is only looked at may be in a folder that takes no files
             options["logger"] = TensorBoardLogger(folder, name="", version="") if fits else False
-        options["plugins"] = [*(given.plugins or []), AtomicCheckpoints()]
+        options["plugins"] = [*(given.plugins or []), *self.plugins()]
         try:
             return super().instantiate_trainer(**options)
         except TypeError as error:  # for devices that are no number

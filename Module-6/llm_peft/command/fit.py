@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from jsonargparse import Namespace
 from llm_core.run.preflight import check_numbers
 from llm_core.run.training_cli import CLI, Run
+from llm_scale.trainer.settings import Parallel
+from llm_scale.trainer.train import EndedAtOnce
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
@@ -24,6 +27,7 @@ from llm_peft.command.run import export_adapter, read_trained
 from llm_peft.local_lora import LocalLoRA
 from llm_peft.prepare import prepare
 from llm_peft.settings import FineTune
+from llm_peft.sharded import FullyShardAdapter
 
 TRAINER = {
     "max_epochs": 1, "val_check_interval": 50, "check_val_every_n_epoch": None, "log_every_n_steps": 10,
@@ -44,14 +48,19 @@ class ConfiguredLoRA(LocalLoRA):
     """
 
     def __init__(self, base: str, fine_tune: FineTune, **options: Any) -> None:
-        device = "cuda" if torch.cuda.is_available() and fine_tune.method == "qlora" else "cpu"
+        on_gpu = torch.cuda.is_available() and fine_tune.method == "qlora"
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
         super().__init__(prepare(base, fine_tune, device), fine_tune, **options)
         for name in ("base", "fine_tune"):
             self.hparams.pop(name, None)
 
 
 class LoRACLI(CLI):
-    """`babygpt`'s command line with a pretrained model and instruction data."""
+    """`babygpt`'s command line with a pretrained model and instruction data, on one device or on ranks."""
+
+    def __init__(self, parallel: Parallel, *arguments: Any, **others: Any) -> None:
+        self.parallel = parallel
+        super().__init__(*arguments, **others)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")
@@ -77,10 +86,26 @@ class LoRACLI(CLI):
         )  # fmt: skip
         on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
         there = torch.cuda.get_device_properties(0).total_memory if on_gpu else ram()
-        if needed.bytes > there:
+        # Ranks of one machine without GPUs share its memory, and each loads the whole model first.
+        if needed.bytes > there and (self.parallel.ranks == 1 or not on_gpu):
             wrong = f"a step takes {needed.bytes / 2**30:,.1f} GiB, and there are {there / 2**30:,.1f}"
             advice = "lower data.batch_size or data.context, or set model.fine_tune.gradient_checkpointing"
             raise ValueError(f"{wrong}; {advice} (`local-lora plan {given.base}` shows what fits)")
+
+    def plugins(self) -> list[Any]:
+        return [] if self.parallel.ranks > 1 else super().plugins()
+
+    def instantiate_trainer(self, **options: Any) -> Any:
+        """The Trainer of the configuration, on ranks where there are several."""
+        if self.parallel.ranks == 1:
+            return super().instantiate_trainer(**options)
+        where = {
+            "strategy": FullyShardAdapter(self.parallel.ranks), "devices": self.parallel.devices,
+            "num_nodes": self.parallel.nodes, "accelerator": "gpu" if self.parallel.device == "cuda" else "cpu",
+        }  # fmt: skip
+        trainer = super().instantiate_trainer(**options, **where)
+        trainer.callbacks = [EndedAtOnce(), *trainer.callbacks]
+        return trainer
 
     def before_fit(self) -> None:
         super().before_fit()
@@ -110,8 +135,8 @@ def _lora(options: Namespace) -> Any:
     return LoRAConfig(**values)
 
 
-def fit(arguments: Sequence[str]) -> int:
-    """Train; the exit code."""
+def fit(parallel: Parallel, arguments: Sequence[str]) -> int:
+    """Train, as one of the ranks that `parallel` counts; the exit code."""
     quiet()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -119,7 +144,7 @@ def fit(arguments: Sequence[str]) -> int:
         warnings.filterwarnings("ignore", message=message)
     torch.set_float32_matmul_precision("high")
     LoRACLI(
-        ConfiguredLoRA, ChatDataModule, args=["fit", *arguments], seed_everything_default=0,
+        parallel, ConfiguredLoRA, ChatDataModule, args=["fit", *arguments], seed_everything_default=0,
         auto_configure_optimizers=False, save_config_callback=SaveConfigCallback,
         save_config_kwargs={"overwrite": True}, parser_kwargs={"exit_on_error": False}, trainer_defaults=TRAINER,
     )  # fmt: skip

@@ -119,13 +119,14 @@ class Score:
 def score(answers: Sequence[tuple[str, bool]], wanted: Sequence[Signature]) -> Score:
     """Compare answers, each with whether it ended, with what was wanted."""
     counts = np.zeros(4)
-    for (text, ended), signature in zip(answers, wanted, strict=True):
+    for (text, came_to_an_end), signature in zip(answers, wanted, strict=True):
         try:
             said = json.loads(text)
-            parsed = isinstance(said, dict) and isinstance(said.get("parameters"), list) and "name" in said
+            is_form = isinstance(said, dict) and isinstance(said.get("parameters"), list) and "name" in said
         except (ValueError, RecursionError):
-            said, parsed = {}, False
-        named = parsed and said["name"] == signature.name
-        right = named and said["parameters"] == list(signature.parameters) and len(said) == 2
-        counts += (parsed, named, right, ended)
-    return Score(*(counts / len(wanted)).tolist(), number=len(wanted))
+            said, is_form = {}, False
+        is_named = is_form and said["name"] == signature.name
+        is_right = is_named and said["parameters"] == list(signature.parameters) and len(said) == 2
+        counts += (is_form, is_named, is_right, came_to_an_end)
+    parsed, named, right, ended = (counts / len(wanted)).tolist()
+    return Score(parsed, named, right, ended, len(wanted))
