@@ -82,6 +82,7 @@ def test_the_command_on_two_ranks(base, examples, tmp_path, capfd):
     assert "the adapter of its best checkpoint" in said.out and said.err == ""
     assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert main(["merge", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
-    assert main(["fit", *options, "--model.fine_tune.lora.r", "0"]) == 1
+    elsewhere = ["--run.folder", str(tmp_path / "other"), "--model.fine_tune.lora.r", "0"]
+    assert main(["fit", *options, *elsewhere]) == 1
     err = capfd.readouterr().err
     assert err.startswith("local-lora: ") and "a rank is a whole number" in err and err.count("\n") == 1
