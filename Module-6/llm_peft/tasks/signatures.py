@@ -12,6 +12,7 @@ import json
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,12 +62,17 @@ def signatures(number: int, seed: int = 0, root: Path | None = None) -> list[Sig
     Raises:
         ValueError: when there are fewer.
     """
-    found = {each.line: each for each in _all(root or Path(sysconfig.get_path("stdlib")))}
+    found = _by_line(root or Path(sysconfig.get_path("stdlib")))
     lines = sorted(found)
     if len(lines) < number:
         raise ValueError(f"there are {len(lines):,} functions of that size, and {number:,} were asked for")
     order = np.random.default_rng(seed).permutation(len(lines))[:number]
     return [found[lines[place]] for place in order]
+
+
+@cache
+def _by_line(root: Path) -> dict[str, Signature]:
+    return {each.line: each for each in _all(root)}
 
 
 def _all(root: Path) -> Iterator[Signature]:
