@@ -241,15 +241,15 @@ def test_which_rank_was_first():
     )
     said = {0: ["llm-scale: Connection closed by peer"], 1: ["llm-scale: too warm"]}
     assert start._reason(summary.format(-9), {0: said[0]}) == (
-        "llm-scale: rank 1 was killed by SIGKILL; all ranks are stopped"
+        "rank 1 was killed by SIGKILL; all ranks are stopped"
     )
     for code in (1, -15):  # also when torchrun has stopped it, or it ended so slowly that its peer came first
-        assert start._reason(summary.format(code), said) == "llm-scale: rank 1 failed first: too warm"
+        assert start._reason(summary.format(code), said) == "rank 1 failed first: too warm"
     assert start._reason(summary.format(-9), {0: ["[rank0]: ValueError: no"]}).endswith(
         "rank 0 failed first: ValueError: no"
     )
     assert "rank 0 ended first, with exit code 1" in start._reason(summary.format(1), {**said, 1: said[0]})
-    assert start._reason("oh\nno room\n", {}) == "llm-scale: the ranks did not start: no room"
+    assert start._reason("oh\nno room\n", {}) == "the ranks did not start: no room"
 
 
 def log_of(path):

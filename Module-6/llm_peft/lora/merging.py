@@ -36,11 +36,11 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for name, layer in adapters(model):
         base: Any = layer.base_layer
-        merged = layer.merged_weight(weight_of(base))
-        if not bool(torch.isfinite(merged).all()):
+        weight = layer.merged_weight(weight_of(base))
+        if not bool(torch.isfinite(weight).all()):
             raise ValueError(f"the merged weight of {name} is not finite; the adapter is broken, take another one")
-        merged = merged.T.contiguous() if isinstance(base, Conv1D) else merged
-        found[name] = merged.to(base.weight.dtype if base.weight.is_floating_point() else torch.float32)
+        weight = weight.T.contiguous() if isinstance(base, Conv1D) else weight
+        found[name] = weight.to(base.weight.dtype if base.weight.is_floating_point() else torch.float32)
     if not found:
         raise ValueError("the model has no adapters to merge; inject or load one first")
     return found
