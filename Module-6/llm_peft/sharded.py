@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from llm_core.store.checkpoints import AtomicCheckpoints
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor

@@ -240,9 +240,7 @@ def test_which_rank_was_first():
         "Root Cause (first observed failure):\n[0]:\n  rank      : 0 (local_rank: 0)\n  exitcode  : 1 (pid: 2)\n"
     )
     said = {0: ["llm-scale: Connection closed by peer"], 1: ["llm-scale: too warm"]}
-    assert start._reason(summary.format(-9), {0: said[0]}) == (
-        "rank 1 was killed by SIGKILL; all ranks are stopped"
-    )
+    assert start._reason(summary.format(-9), {0: said[0]}) == ("rank 1 was killed by SIGKILL; all ranks are stopped")
     for code in (1, -15):  # also when torchrun has stopped it, or it ended so slowly that its peer came first
         assert start._reason(summary.format(code), said) == "rank 1 failed first: too warm"
     assert start._reason(summary.format(-9), {0: ["[rank0]: ValueError: no"]}).endswith(
