@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_a_killed_run_goes_on(options, tmp_path):
     command = [sys.executable, "-m", "llm_peft", "fit", *options, "--trainer.max_epochs", "4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while not (tmp_path / "run/checkpoints/last.ckpt").is_file() and process.poll() is None:
-            pass
+            time.sleep(0.02)
         process.kill()
     done = subprocess.run([*command, "--ckpt_path", "last"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
