@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -272,6 +273,17 @@ def test_lessons_run_in_any_folder_and_clean_up() -> None:
         if "mkdtemp(" in code and "rmtree(" not in code:
             found.append(f"{name_of(path)}: mkdtemp leaves its folder behind; TemporaryDirectory removes it")
     assert found == []
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports each by its bare name: the second is refused, but only in a run that collects both. For the same
+    reason nothing is imported from a `conftest`, of which every folder has one."""
+    tests = [path for path in files(".py") if path.is_relative_to(ROOT / "tests") and path.name != "conftest.py"]
+    names = Counter(path.name for path in tests)
+    assert [name for name, number in names.items() if number > 1] == []
+    assert [
+        name_of(path) for path in tests if re.search(r"^\s*(from|import) conftest\b", path.read_text("utf-8"), re.M)
+    ] == []
 
 
 def test_every_requirement_is_pinned() -> None:

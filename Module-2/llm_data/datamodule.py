@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from llm_data.rows.module import RowsDataModule
+from llm_data.rows.module import RowsDataModule, refuse_numbers
 from llm_data.rows.packing import PACKINGS, Packing
 from llm_data.rows.table import RowTable, build_table, table_folder
 from llm_data.shards.reader import TokenShards
@@ -67,11 +67,7 @@ class LLMDataModule(RowsDataModule):
     ) -> None:
         if packing not in PACKINGS:
             raise ValueError(f"packing={packing!r}: choose one of {', '.join(PACKINGS)}")
-        for name, value, least in (
-            ("context", context, 2), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)
-        ):  # fmt: skip
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number and at least {least}")
+        refuse_numbers(context, batch_size, num_workers, seed)
         if not isinstance(corpus, (str, Corpus)):
             raise ValueError(f"corpus={corpus!r}: give a name or a Corpus; for files write 'text:{corpus}'")
         super().__init__(batch_size, num_workers, seed, drop_last)

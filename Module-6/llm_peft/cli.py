@@ -22,7 +22,7 @@ HELP = """usage: local-lora COMMAND [OPTIONS]
                                        train an adapter; with --ckpt_path last go on after a stop;
                                        with --devices 2 on two, the frozen weights cut in two (FSDP)
   local-lora chat RUN                  talk to it; also the folder of an adapter, or a model: smollm2-135m
-  local-lora merge RUN FOLDER          write one plain model of base and adapter, which transformers and vLLM load
+  local-lora merge RUN FOLDER          write one plain model of base and adapter, which transformers loads
   local-lora plan smollm2-135m         what full fine-tuning, LoRA and QLoRA take, before anything is loaded;
                                        also a folder, an id of the hub, or a size: 7B, 70B
 

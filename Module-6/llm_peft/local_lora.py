@@ -18,7 +18,9 @@ from llm_core.store.resume import (
     refuse_other_steps,
     settle_progress,
 )
+from llm_scale.trainer.checks import local_numbers, most_numbers
 from llm_scale.trainer.model import shard_blocks
+from llm_scale.trainer.settings import Parallel
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -44,7 +46,8 @@ class LocalLoRA(BabyGPT):
     Args:
         model: from `prepare`.
         settings: what it was prepared with.
-        learning_rate: at the end of the warm-up; an adapter bears some ten times that of a full fine-tuning.
+        learning_rate: at the end of the warm-up; an adapter bears three to five times that of a full
+            fine-tuning (lesson 2).
         warmup_steps: of a linear rise; a cosine follows.
         min_lr_ratio: share of the rate that is left at the end.
         weight_decay: decoupled, on matrices only.
@@ -93,11 +96,14 @@ class LocalLoRA(BabyGPT):
             raise ValueError("model.loss_chunk calls parts of the model, and fsdp gathers weights for the whole; set 0")
         self._asked(self.model, packed=True, chunked=False)  # while it is whole
         self._asked: Any = _nothing
+        if self.settings.method == "qlora" and self.settings.library == "ours":
+            raise ValueError("library='ours' keeps four bits in buffers, which fsdp does not cut; take library='peft'")
         self._cut = True
+        most = most_numbers([tuple(each.shape) for each in self.model.parameters()], Parallel("fsdp", nodes=ranks))
         shard_blocks(self.model, mesh["data_parallel"])
-        shares = [here(each).numel() / each.numel() for each in self.model.parameters() if each.shape[0] >= ranks]
-        if max(shares) > 1 / ranks + 0.5:  # the longest part of a short dimension is longer than the N-th
-            raise ValueError(f"a rank holds {max(shares):.0%} of a weight that {ranks} ranks share; report this")
+        held = local_numbers(self.model.parameters())
+        if held > most:
+            raise ValueError(f"a rank holds {held:,} numbers, and fsdp on {ranks} ranks leaves it {most:,}")
 
     # -- what a step must change ----------------------------------------------------------------------------------
 
@@ -116,15 +122,18 @@ class LocalLoRA(BabyGPT):
     def on_train_start(self) -> None:
         super().on_train_start()
         self._start = self._probes() if self.trainer.global_step == 0 else None
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        self._scale = 0.0 if scaler is None else scaler.get_scale()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._start is None or self.trainer.global_step == 0:
             return
-        before, self._start = self._start, None
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and scaler.get_scale() < 2.0**16:  # the first step overflowed and was left out
-            self._start = before
+        scale = 0.0 if scaler is None else scaler.get_scale()
+        if scale < self._scale:  # an overflow: the step was left out, and the factor halved
+            self._scale = scale
             return
+        before, self._start = self._start, None
         refuse_wrong_changes(before, self._probes(), self.settings.method)
 
     def _probes(self) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """One task, three ways: `smollm2-135m` taught to describe functions as JSON, whole, with LoRA and with QLoRA.
 
-`uv run python Module-6/race/teach.py --record docs/results/teach.json` takes a quarter of an hour on a laptop. For each
-way and seed: the share of right answers to questions that it has not seen, after some steps; what it forgot, in bits
-per byte of other text; seconds, bytes at the peak, predicted and measured; and the size of what is kept.
+`uv run python Module-6/race/teach.py --record docs/results/teach.json` took three quarters of an hour on two cores that
+other work shared. For each way and seed: the share of right answers to questions that it has not seen, after some
+steps; what it forgot, in bits per byte of other text; seconds, bytes at the peak, predicted and measured; and the size
+of what is kept.
 """
 
 from __future__ import annotations

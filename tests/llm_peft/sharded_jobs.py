@@ -10,6 +10,7 @@ import torch
 
 def train(
     base: str, examples: str, method: str, batch_size: int, steps: int, ranks: int, save: str = "", resume: str = "",
+    library: str = "peft",
     **trainer: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Losses of each step, and what is trained, whole; with one rank in this process alone."""
@@ -37,7 +38,7 @@ def train(
             nonlocal start
             start = trainer.global_step
 
-    settings = FineTune(method=method, lora=LoRAConfig(r=4, lora_alpha=8), dtype="float32")
+    settings = FineTune(method=method, lora=LoRAConfig(r=4, lora_alpha=8), library=library, dtype="float32")
     torch.manual_seed(0)
     module = LocalLoRA(prepare(base, settings), settings, learning_rate=1e-3, warmup_steps=0)
     data = ChatDataModule(examples, context=128, batch_size=batch_size)

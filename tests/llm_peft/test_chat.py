@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import chat_line
 from llm_data.rows.collate import make_batch
 from llm_data.rows.documents import IGNORE_INDEX
 from llm_peft.chat.datamodule import ChatDataModule
 from llm_peft.chat.records import example, read_examples
 from llm_peft.chat.rows import ChatRows, cut
 from llm_peft.chat.template import Encoded, encode, prompt_ids
+from small_llama import chat_line
 
 
 def learned(encoded: Encoded, tokenizer) -> str:

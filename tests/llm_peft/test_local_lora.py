@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -237,6 +238,19 @@ def test_it_learns_to_answer_and_to_stop(base, examples):
 def test_settings_that_cannot_be(options, words):
     with pytest.raises(ValueError, match=words):
         FineTune(**options)
+
+
+def test_a_first_step_that_overflows_is_not_compared():
+    """With 16-bit floats it is left out, and the factor halved; the next one, at the same factor, counts."""
+    before = {"trained x.lora_B": torch.zeros(2)}
+    scaler = SimpleNamespace(get_scale=lambda: 32768.0)
+    trainer = SimpleNamespace(global_step=1, precision_plugin=SimpleNamespace(scaler=scaler))
+    module = SimpleNamespace(_start=before, _scale=65536.0, _probes=lambda: before, trainer=trainer,
+                             settings=FineTune())  # fmt: skip
+    LocalLoRA.on_train_batch_end(module, None, None, 0)
+    assert module._start is before
+    with pytest.raises(NothingTrained, match="nothing that is trained"):
+        LocalLoRA.on_train_batch_end(module, None, None, 0)
 
 
 def test_data_that_the_model_is_too_small_for(base, examples):

@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-from conftest import llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llm_peft.lora.bank import AdapterBank
@@ -18,6 +17,7 @@ from llm_peft.lora.inject import adapter_state, adapters, find_targets, inject, 
 from llm_peft.lora.layer import LoRALinear
 from llm_peft.lora.merging import merge_, merged, unmerge_
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from small_llama import llama
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+import sharded_jobs as jobs
 import torch
 from llm_peft.cli import main
 from llm_scale.ranks import RankError, Ranks
 
-sys.path.insert(0, str(Path(__file__).parent))  # the ranks import the jobs by name
-import sharded_jobs as jobs
+from course.plan.curriculum import find_root
 
+CONFIG = find_root() / "Module-6/local-lora.yaml"
 STEPS = 6  # after which an epoch's last rows are shared out otherwise
 
 
@@ -69,9 +67,25 @@ def test_lightnings_default_is_refused(places):
         ranks.run(shards_nothing, *places)
 
 
-def test_the_command_on_two_ranks(base, examples, tmp_path, capfd):
-    from test_cli import CONFIG
+def test_four_bits_of_our_own_are_refused(places):
+    """They are buffers, of which every rank would hold all."""
+    with Ranks(2) as ranks, pytest.raises(RankError, match="keeps four bits in buffers, which fsdp does not cut"):
+        ranks.run(jobs.train, *places, "qlora", 2, 1, 2, library="ours")
 
+
+def half_of_it(base: str, examples: str) -> None:
+    import llm_peft.local_lora as module
+
+    module.shard_blocks = lambda model, mesh: None  # as a library that shards nothing would
+    jobs.train(base, examples, "lora", 2, 1, 2)
+
+
+def test_a_rank_that_holds_too_much_is_refused(places):
+    with Ranks(2) as ranks, pytest.raises(RankError, match=r"a rank holds .* numbers, and fsdp on 2 ranks leaves it"):
+        ranks.run(half_of_it, *places)
+
+
+def test_the_command_on_two_ranks(base, examples, tmp_path, capfd):
     options = [
         "--config", str(CONFIG), "--data.train", str(examples), "--model.base", str(base), "--data.context", "128",
         "--data.batch_size", "2", "--run.folder", str(tmp_path / "run"), "--accelerator", "cpu", "--devices", "2",

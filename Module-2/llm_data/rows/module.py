@@ -12,6 +12,15 @@ from llm_data.rows.loader import StatefulLoader
 from llm_data.text.corpora import Split
 
 
+def refuse_numbers(context: Any, batch_size: Any, num_workers: Any, seed: Any) -> None:
+    """Raise a ValueError for settings of rows and loaders that are no whole numbers, or too small."""
+    for name, value, least in (
+        ("context", context, 2), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)
+    ):  # fmt: skip
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value!r} must be a whole number and at least {least}")
+
+
 class RowsDataModule(pl.LightningDataModule):
     """Loaders over the rows of a training, a validation and a test side; where the rows come from is left open.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from llm_data.rows.module import RowsDataModule
+from llm_data.rows.module import RowsDataModule, refuse_numbers
 from llm_data.rows.packing import Packing
 from llm_data.text.corpora import Split
 from llm_data.tokenizers.fast import vocab_size
@@ -44,11 +44,7 @@ class ChatDataModule(RowsDataModule):
     ) -> None:  # fmt: skip
         if packing not in PACKINGS:
             raise ValueError(f"packing={packing!r}: choose one of {', '.join(PACKINGS)}")
-        for name, value, least in (
-            ("context", context, 2), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, 0)
-        ):  # fmt: skip
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number and at least {least}")
+        refuse_numbers(context, batch_size, num_workers, seed)
         if not 0 < val_percent < 100:
             raise ValueError(f"val_percent={val_percent} must be above 0 and below 100")
         super().__init__(batch_size, num_workers, seed, drop_last)

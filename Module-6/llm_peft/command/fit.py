@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from llm_core.run.preflight import check_numbers
-from llm_core.run.training_cli import CLI, Run
+from llm_core.run.training_cli import CLI, Run, own
+from llm_core.store.hf import pretrained
+from llm_core.store.registry import HUB_ID
 from llm_scale.trainer.settings import Parallel
 from llm_scale.trainer.train import EndedAtOnce
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
@@ -72,18 +76,26 @@ class LoRACLI(CLI):
 
     def check(self, config: Namespace) -> None:
         check_numbers("fit", config)
+        for key, default in (("strategy", "auto"), ("devices", "auto"), ("num_nodes", 1)):
+            if self.parallel.ranks > 1 and config.trainer[key] != default:
+                raise ValueError(f"trainer.{key}={config.trainer[key]} has no effect beside --devices; remove it")
+        if self.parallel.accelerator != "auto":
+            if config.trainer.accelerator not in ("auto", self.parallel.accelerator):
+                other = config.trainer.accelerator
+                raise ValueError(
+                    f"trainer.accelerator={other} beside --accelerator {self.parallel.accelerator}; keep one"
+                )
+            config.trainer.accelerator = self.parallel.accelerator
 
     def settle(self, config: Namespace, folder: Path) -> None:
         """Refuse, before the model is loaded, what this machine has no memory for."""
         given = config.model
-        place = folder_of(given.base)
-        if place is None:  # the hub's, whose configuration comes with it
-            return
+        place = folder_of(given.base) or given.base
+        if isinstance(place, str) and not HUB_ID.fullmatch(place):
+            return  # loading says that there is no such model
         settings = FineTune(**{**own(given.fine_tune), "lora": _lora(given.fine_tune.lora)})
-        needed = budget(
-            AutoConfig.from_pretrained(place, trust_remote_code=False), settings, config.data.batch_size,
-            config.data.context, given.loss_chunk,
-        )  # fmt: skip
+        sizes = pretrained(AutoConfig, place)
+        needed = budget(sizes, settings, config.data.batch_size, config.data.context, given.loss_chunk)
         on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
         there = torch.cuda.get_device_properties(0).total_memory if on_gpu else ram()
         # Ranks of one machine without GPUs share its memory, and each loads the whole model first.
@@ -110,6 +122,11 @@ class LoRACLI(CLI):
     def before_fit(self) -> None:
         super().before_fit()
         self.datamodule.tokenizer = self.model.prepared.tokenizer
+        self.datamodule.setup("fit")
+        for split, cut in self.datamodule.cut.items():
+            if cut.examples and getattr(rank_zero_only, "rank", 0) == 0:
+                told = f"{cut.examples} examples of {split} are longer than data.context={self.datamodule.context}"
+                print(f"local-lora: {told}; their last {cut.tokens} tokens are left out", file=sys.stderr)
 
     def after_fit(self) -> None:
         super().after_fit()
@@ -119,11 +136,6 @@ class LoRACLI(CLI):
         if self.model.settings.method != "full":
             export_adapter(read_trained(folder), folder / "adapter")
             print(f"the adapter of its best checkpoint, as peft reads it: {folder / 'adapter'}")
-
-
-def own(options: Namespace) -> dict[str, Any]:
-    """The keys of a part of the configuration, without those that the parser adds for itself."""
-    return {key: value for key, value in options.as_dict().items() if not key.startswith("__")}
 
 
 def _lora(options: Namespace) -> Any:

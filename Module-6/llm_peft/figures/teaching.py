@@ -42,7 +42,7 @@ def readers() -> plots.Drawing:
     draw.box("same", 0.15, 1.75, text="the run goes on", look="step", width=1.1, height=0.45)
     draw.box("peft", 3.5, 1.1, text="peft", look="step", width=0.7, height=0.4)
     draw.box("chat", 3.5, 1.75, text="local-lora chat", look="step", width=1.0, height=0.4)
-    draw.box("theirs", 4.35, -0.25, text="transformers, vLLM", look="step", width=1.2, height=0.4)
+    draw.box("theirs", 4.35, -0.25, text="transformers", look="step", width=1.2, height=0.4)
     draw.box("gpt", 4.35, 0.35, text="our GPT", look="step", width=0.8, height=0.4)
     draw.arrow("ckpt", "adapter").arrow("adapter", "merged").arrow("base", "merged").arrow("ckpt", "same")
     draw.arrow("adapter", "peft").arrow("adapter", "chat").arrow("merged", "theirs").arrow("merged", "gpt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -116,6 +117,30 @@ def test_mistakes_of_a_run_are_one_line(changes, words, options, capsys):
     assert main(["fit", *options, *changes]) == 1
     err = capsys.readouterr().err
     assert err.startswith("local-lora: ") and words in err and err.count("\n") == 1
+
+
+def test_what_the_context_cuts_is_told(options, capsys, tmp_path):
+    path = tmp_path / "long.jsonl"
+    lines = [json.dumps({"prompt": "a", "completion": "plus one " * 200})] + [json.dumps({"text": "It is 2."})] * 30
+    path.write_text("\n".join(lines))
+    changed = ["--data.train", str(path), "--data.val", str(path), "--trainer.max_epochs", "1"]
+    assert main(["fit", *options, *changed]) == 0
+    assert "local-lora: 1 examples of train are longer than data.context=128; their last " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--accelerator", "cpu", "--trainer.accelerator", "gpu"], "trainer.accelerator=gpu beside --accelerator cpu"),
+        (["--accelerator", "toaster"], "accelerator='toaster' is none of"),
+        (["--devices", "0"], "devices=0 must be a whole number"),
+    ],
+)  # fmt: skip
+def test_devices_that_cannot_be(changes, words, options, capsys):
+    kept = [each for each in options if each not in ("--trainer.accelerator", "cpu")]
+    assert main(["fit", *kept, *changes]) == 1
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
 
 
 def test_memory_that_will_not_suffice(options, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from llm_core.costs.memory import memory_curve
 from llm_peft.budget import Budget, _step, budget
 from llm_peft.command.plan import config_of, rows, table
 from llm_peft.lora.config import LoRAConfig
-from llm_peft.prepare import add_adapter, checkpoint_blocks, to_four_bits
+from llm_peft.records.steps import random_model
 from llm_peft.settings import FineTune
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
@@ -25,16 +25,7 @@ GPT2 = GPT2Config(
 
 def measured(config, settings: FineTune, batch: int, time: int, loss_chunk: int = 0) -> tuple[int, int]:
     """Bytes of live tensors between two steps, and the most that the second step takes beside them."""
-    model = AutoModelForCausalLM.from_config(config, dtype=settings.torch_dtype)
-    if settings.method == "qlora":
-        to_four_bits(model, settings)
-    if settings.method == "full":
-        model.requires_grad_(True)
-    else:
-        add_adapter(model, settings.lora, settings.library)
-    if settings.gradient_checkpointing:
-        checkpoint_blocks(model)
-    model.train()
+    model = random_model(config, settings, "cpu")
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], fused=True)
     ids = torch.arange(time).remainder(time // 2).repeat(batch, 1)  # two documents a row
     _step(model, optimizer, ids, loss_chunk)
