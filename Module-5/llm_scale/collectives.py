@@ -133,6 +133,12 @@ class Collectives(NamedTuple):
     all_gather: Callable[[Tensor], Tensor]
 
 
+def _newest(name: str, older: str) -> Callable[..., Any]:
+    """A collective by the name that torch 2.13 gave it, or by the one that it had before."""
+    found: Callable[..., Any] = getattr(dist, name, None) or getattr(dist, older)
+    return found
+
+
 def library(group: dist.ProcessGroup | None = None) -> Collectives:
     """torch's collectives over the ranks of a group; over all by default."""
 
@@ -144,12 +150,12 @@ def library(group: dist.ProcessGroup | None = None) -> Collectives:
     def reduce_scatter(tensor: Tensor) -> Tensor:
         part = split(tensor, dist.get_world_size(group))[0]
         result = torch.empty_like(part, memory_format=torch.contiguous_format)
-        dist.reduce_scatter_single(result, tensor.contiguous(), group=group)
+        _newest("reduce_scatter_single", "reduce_scatter_tensor")(result, tensor.contiguous(), group=group)
         return result
 
     def all_gather(part: Tensor) -> Tensor:
         result = part.new_empty(len(part) * dist.get_world_size(group), *part.shape[1:])
-        dist.all_gather_single(result, part.contiguous(), group=group)
+        _newest("all_gather_single", "all_gather_into_tensor")(result, part.contiguous(), group=group)
         return result
 
     return Collectives(all_reduce, reduce_scatter, all_gather)

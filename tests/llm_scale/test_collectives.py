@@ -34,3 +34,26 @@ def test_a_length_that_does_not_divide(four):
         torch.testing.assert_close(ours, library, atol=1e-6, rtol=0)
     with pytest.raises(RankError, match="no 4 equal parts"):
         four.run(jobs.collective, "reduce_scatter", (7,))
+
+
+def by_older_names() -> list[torch.Tensor]:
+    """A rank's part of a sum, and all parts, where torch has not the names of 2.13."""
+    import torch.distributed as dist
+    from llm_scale.collectives import LIBRARY
+
+    newer = {name: getattr(dist, name) for name in ("reduce_scatter_single", "all_gather_single")}
+    for name in newer:
+        delattr(dist, name)
+    try:
+        part = LIBRARY.reduce_scatter(torch.arange(4.0) + dist.get_rank())
+        return [part, LIBRARY.all_gather(part)]
+    finally:
+        for name, function in newer.items():
+            setattr(dist, name, function)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_an_older_torch(two):
+    for rank, (part, whole) in enumerate(two.run(by_older_names)):
+        total = 2 * torch.arange(4.0) + 1
+        assert torch.equal(part, total.chunk(2)[rank]) and torch.equal(whole, total)
