@@ -10,9 +10,14 @@ from llm_core.costs.counts import CONFIGS
 
 from llm_scale.budget import Budget, Setup, budget
 
-# Published shapes: Llama 2's 13B and 70B (Touvron et al. 2023, arXiv:2307.09288), Llama 1's 33B (arXiv:2302.13971).
+# Published shapes: Llama 3's 8B (Grattafiori et al. 2024, arXiv:2407.21783), Llama 2's 13B and 70B (Touvron et al.
+# 2023, arXiv:2307.09288), Llama 1's 33B (arXiv:2302.13971), Code Llama's 34B (Rozière et al. 2023, arXiv:2308.12950).
 MODELS: dict[str, GPTConfig] = {
     **CONFIGS,
+    "8B": GPTConfig(
+        128_256, 4_096, 14_336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+        max_position_embeddings=8_192, tie_word_embeddings=False,
+    ),
     "13B": GPTConfig(
         32_000, 5_120, 13_824, num_hidden_layers=40, num_attention_heads=40, max_position_embeddings=4_096,
         tie_word_embeddings=False,
@@ -20,6 +25,10 @@ MODELS: dict[str, GPTConfig] = {
     "33B": GPTConfig(
         32_000, 6_656, 17_920, num_hidden_layers=60, num_attention_heads=52, max_position_embeddings=4_096,
         tie_word_embeddings=False,
+    ),
+    "34B": GPTConfig(
+        32_000, 8_192, 22_016, num_hidden_layers=48, num_attention_heads=64, num_key_value_heads=8,
+        max_position_embeddings=16_384, tie_word_embeddings=False,
     ),
     "70B": GPTConfig(
         32_000, 8_192, 28_672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8,

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from llm_peft.lora.config import LoRAConfig
-from llm_peft.records.large_models import SHAPES, measured
+from llm_peft.records.large_models import MODELS, SIZES, TOY, measured
 from llm_peft.records.steps import random_model
 from llm_peft.settings import FineTune
 from transformers import LlamaConfig
@@ -61,7 +61,7 @@ def test_a_large_models_row(method, checkpointing):
 
 def test_what_does_not_fit_is_not_tried(monkeypatch):
     monkeypatch.setattr("llm_peft.records.large_models.scale", type("Small", (), {"memory": 10**9}))
-    monkeypatch.setattr("llm_peft.records.large_models.SHAPES", {**SHAPES, "8B": SHAPES["toy"]})
+    monkeypatch.setattr("llm_peft.records.large_models.MODELS", {**MODELS, "8B": TOY})
     monkeypatch.setattr("llm_peft.records.large_models.budget", lambda *_: type("B", (), {
         "parameters": 1, "held": 1, "bytes": 2 * 10**9})())  # fmt: skip
     row = measured(Setting("cuda", toy=False), "8B", "lora", False)
@@ -77,7 +77,7 @@ def test_a_missing_package_is_a_row(monkeypatch):
 def test_four_bits_drawn_layer_by_layer():
     """Nothing stays on `meta`, tied matrices are one, and the logits are numbers."""
     for tied in (True, False):
-        config = LlamaConfig(**SHAPES["toy"], tie_word_embeddings=tied)
+        config = LlamaConfig(**{key: getattr(TOY, key) for key in SIZES}, tie_word_embeddings=tied)
         settings = FineTune(method="qlora", lora=LoRAConfig(r=2), dtype="float32")
         model = random_model(config, settings, "cpu")
         tensors = [*model.parameters(), *model.buffers()]

@@ -23,6 +23,7 @@ class Choice:
 
     def __init__(self) -> None:
         self.rows: Tensor | None = None
+        self.spans: list[tuple[int, slice]] | None = None
 
 
 class BankedLinear(nn.Module):
@@ -47,7 +48,16 @@ class BankedLinear(nn.Module):
         self.B: Tensor
 
     def forward(self, x: Float[Tensor, "batch time inside"]) -> Float[Tensor, "batch time outside"]:
-        rows = self.choice.rows
+        rows, spans = self.choice.rows, self.choice.spans
+        if spans is not None:
+            if len(x) != 1 or x.shape[1] != spans[-1][1].stop:
+                wrong = f"{spans[-1][1].stop} tokens have chosen an adapter, and the batch is {tuple(x.shape[:2])}"
+                raise ValueError(f"{wrong}; call choose_spans anew")
+            out = self.base_layer(x)
+            for number, part in spans:
+                if number:
+                    out[:, part] += (x[:, part] @ self.A[number].T) @ self.B[number].T
+            return out
         if rows is None:
             return self.base_layer(x)
         if len(rows) != len(x):
@@ -108,11 +118,31 @@ class AdapterBank:
         Raises:
             ValueError: for a name that is not there.
         """
-        if names is None:
-            self.choice.rows = None
-            return
+        self.choice.spans = None
+        self.choice.rows = None if names is None else torch.tensor(self._numbers(names))
+
+    def choose_spans(self, names: Sequence[str | None], lengths: Sequence[int]) -> None:
+        """Give each part of one flat row its adapter: the next batches are (1, sum of lengths), as an engine has them
+        that lets the tokens of many requests lie side by side. Neighbours with one adapter share a product.
+
+        Raises:
+            ValueError: for a name that is not there, and for no parts at all.
+        """
+        if not names or len(names) != len(lengths):
+            raise ValueError(f"{len(names)} names and {len(lengths)} lengths; give one of each for every part")
+        spans: list[tuple[int, slice]] = []
+        end = 0
+        for number, length in zip(self._numbers(names), lengths, strict=True):
+            if spans and spans[-1][0] == number:
+                spans[-1] = (number, slice(spans[-1][1].start, end + length))
+            else:
+                spans.append((number, slice(end, end + length)))
+            end += length
+        self.choice.rows, self.choice.spans = None, spans
+
+    def _numbers(self, names: Sequence[str | None]) -> list[int]:
         for name in names:
             if name not in self.names:
                 there = ", ".join(str(each) for each in self.names[1:])
                 raise ValueError(f"no adapter is called {name!r}; there are {there}")
-        self.choice.rows = torch.tensor([self.names.index(name) for name in names])
+        return [self.names.index(name) for name in names]

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from llm_core.config import GPTConfig
 from llm_precision.benchmark import why
 from llm_precision.meters import held_and_peak
+from llm_scale.planner import MODELS
 from transformers import LlamaConfig
 
 from course import scale
@@ -18,21 +20,10 @@ from llm_peft.lora.config import LoRAConfig
 from llm_peft.records.steps import random_model, training_step
 from llm_peft.settings import FineTune
 
-# Published shapes: Llama 3's 8B (Grattafiori et al. 2024, arXiv:2407.21783), Code Llama's 34B (arXiv:2308.12950).
-SHAPES: dict[str, dict[str, Any]] = {
-    "8B": {
-        "vocab_size": 128_256, "hidden_size": 4_096, "intermediate_size": 14_336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8,
-    },
-    "34B": {
-        "vocab_size": 32_000, "hidden_size": 8_192, "intermediate_size": 22_016, "num_hidden_layers": 48,
-        "num_attention_heads": 64, "num_key_value_heads": 8,
-    },
-    "toy": {
-        "vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2,
-    },
-}  # fmt: skip
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+)  # fmt: skip
+TOY = GPTConfig(128, 64, 128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 
 
 def lora_8b(setting: Setting) -> Iterator[dict[str, Any]]:
@@ -49,8 +40,9 @@ def qlora(setting: Setting) -> Iterator[dict[str, Any]]:
 
 def measured(setting: Setting, name: str, method: str, checkpointing: bool, steps: int = 4) -> dict[str, Any]:
     """A row: bytes predicted and measured, tokens a second; or why there are none."""
-    shape = SHAPES[setting.pick(full=name, toy="toy")]
+    sizes = TOY if setting.toy else MODELS[name]
     time = setting.pick(full=2_048, toy=32)
+    shape = {key: getattr(sizes, key) for key in SIZES}
     config = LlamaConfig(**shape, max_position_embeddings=time)
     settings = FineTune(
         method=method, lora=LoRAConfig(r=16, lora_alpha=32), gradient_checkpointing=checkpointing,
@@ -66,7 +58,7 @@ def measured(setting: Setting, name: str, method: str, checkpointing: bool, step
         if not setting.toy and predicted.bytes > scale.memory:
             wrong = f"predicted {predicted.bytes / 1e9:.0f} GB, and the card has {scale.memory / 1e9:.0f}"
             return {**row, "missing": wrong}
-        ids = torch.randint(shape["vocab_size"], (1, time), device=setting.device)
+        ids = torch.randint(sizes.vocab_size, (1, time), device=setting.device)
         step, held, peak = held_and_peak(
             lambda: training_step(random_model(config, settings, setting.device), ids), setting.device
         )

@@ -1,0 +1,1 @@
+"""Where keys and values of many requests are kept."""

@@ -1,0 +1,1 @@
+"""Requests in, tokens out: many at once, each as it would be alone."""

@@ -1,0 +1,54 @@
+"""The next token of each sequence from its row of logits, by its own settings and its own random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+import torch
+from jaxtyping import Float
+from llm_core.generate import adjust
+from torch import Tensor
+
+from llm_serve.engine.request import Sequence, TokenLogprobs
+
+
+def draw(logits: Float[Tensor, "rows vocab"], sequences: Rows[Sequence]) -> list[int | None]:
+    """A token for each row; None where a constraint allows none.
+
+    Greedy rows without further wishes are chosen in one call, all others one by one: what a request draws never
+    depends on who is beside it.
+    """
+    plain = [row for row, each in enumerate(sequences) if _plain(each)]
+    chosen = dict(zip(plain, logits[plain].float().argmax(dim=-1).tolist(), strict=True))
+    return [chosen[row] if row in chosen else _draw(logits[row], each) for row, each in enumerate(sequences)]
+
+
+def _plain(sequence: Sequence) -> bool:
+    asked = sequence.request.sampling
+    wishes = asked.suppress_tokens or asked.repetition_penalty != 1 or sequence.constraint is not None
+    return asked.temperature == 0 and not wishes
+
+
+def _draw(row: Float[Tensor, " vocab"], sequence: Sequence) -> int | None:
+    asked, logits = sequence.request.sampling, row.float()[None].clone()
+    if asked.suppress_tokens:
+        logits[:, list(asked.suppress_tokens)] = -torch.inf
+    seen = torch.tensor([sequence.tokens], device=logits.device)
+    if sequence.constraint is not None:
+        allowed = sequence.constraint.mask().to(logits.device)
+        logits[:, : len(allowed)].masked_fill_(~allowed, -torch.inf)
+        logits[:, len(allowed) :] = -torch.inf
+        if not bool((logits > -torch.inf).any()):
+            return None
+    logits = adjust(logits, seen, asked)
+    if asked.temperature == 0:
+        return int(logits.argmax())
+    return int(torch.multinomial(logits.softmax(dim=-1).cpu(), 1, generator=sequence.generator))
+
+
+def told(row: Float[Tensor, " vocab"], token: int, top: int) -> TokenLogprobs:
+    """Log-probabilities of a place: of the token that was taken, and of the `top` likeliest."""
+    logprobs = row.float().log_softmax(dim=-1)
+    values, ids = logprobs.topk(min(top, len(logprobs))) if top else (logprobs[:0], logprobs[:0])
+    best = tuple(zip((int(each) for each in ids.tolist()), values.tolist(), strict=True))
+    return TokenLogprobs(token, float(logprobs[token]), best)

@@ -1,0 +1,11 @@
+"""What a caller may catch: a request that cannot be served, and an engine that is full."""
+
+from __future__ import annotations
+
+
+class RequestError(ValueError):
+    """A request that this engine can never serve; the message says what to change."""
+
+
+class QueueFull(RuntimeError):
+    """As many requests wait as may; send it again later."""

@@ -1,0 +1,78 @@
+"""From a model's name to a server that listens."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from llm_core.model import GPT
+from llm_core.store.registry import load_model
+from llm_peft.lora.bank import AdapterBank
+from llm_peft.lora.base import fingerprint_of_model
+from llm_peft.lora.files import read_adapter
+from llm_peft.settings import DTYPES
+
+from llm_serve.engine.config import EngineConfig
+from llm_serve.engine.engine import Engine
+from llm_serve.server.app import application
+from llm_serve.server.settings import ServerConfig
+
+
+def load_engine(
+    name: str, adapters: Sequence[str], dtype: str = "float32", device: str = "auto",
+    config: EngineConfig | None = None,
+) -> Engine:  # fmt: skip
+    """An engine with a model, its tokenizer, and adapters given as NAME=FOLDER.
+
+    Raises:
+        ValueError: for a model that is not Llama-like, a dtype or device that is not there, and a malformed adapter.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype {dtype} is none of {', '.join(DTYPES)}")
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"--device {device}: there is {'cpu and cuda' if torch.cuda.is_available() else 'cpu'}")
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model, tokenizer = load_model(name, dtype=DTYPES[dtype])
+    if not isinstance(model, GPT):
+        raise ValueError(f"{name} is a {type(model).__name__}; the engine serves models of Llama's architecture")
+    model = model.to(place)
+    banks = {}
+    for given in adapters:
+        called, _, folder = given.partition("=")
+        if not called or not folder or called in banks:
+            raise ValueError(f"--adapter {given}: give NAME=FOLDER, each name once")
+        adapter = read_adapter(Path(folder).expanduser())
+        if adapter.base is not None and adapter.base != fingerprint_of_model(model):
+            base = f" {adapter.base_name}" if adapter.base_name else ""
+            raise ValueError(f"--adapter {given}: it was trained on another model{base}, not on {name}; serve that one")
+        banks[called] = adapter.config, adapter.state
+    bank = AdapterBank(model, banks) if banks else None
+    return Engine(model, tokenizer, config, bank)
+
+
+def run(engine: Engine, config: ServerConfig, host: str, port: int, shutdown_seconds: int) -> int:
+    """Listen until SIGTERM or Ctrl-C; then open answers have `shutdown_seconds` to end. Returns the exit code.
+
+    Raises:
+        ValueError: when the port is taken.
+    """
+    import uvicorn
+
+    app = application(engine, config)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}); give another --port") from None
+    shown = f"[{host}]" if ":" in host else host
+    print(f"llm-serve: {config.model_name} on http://{shown}:{listener.getsockname()[1]}", flush=True)
+    options = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=shutdown_seconds, server_header=False
+    )
+    uvicorn.Server(options).run(sockets=[listener])
+    return 0

@@ -1,0 +1,1 @@
+"""Several tokens a step, without changing an answer."""
