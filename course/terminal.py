@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import signal
@@ -48,6 +49,28 @@ def forget_output() -> None:
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def options_of(command: str) -> argparse.ArgumentParser:
+    """A parser for a command's options; `parse` uses it. An option is written out, not abbreviated."""
+    return argparse.ArgumentParser(prog=command, allow_abbrev=False, exit_on_error=False)
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Options of a command line.
+
+    Raises:
+        ValueError: for a mistake in them, for which argparse would leave the program; the message names `--help`.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message}; see `{parser.prog} --help`")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    try:
+        return parser.parse_args(list(arguments))
+    except argparse.ArgumentError as error:
+        refuse(str(error))
 
 
 def run_program(

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from course.terminal import run_program
+from course.terminal import options_of, parse, run_program
 from llm_scale.start import joined, start_ranks
 from llm_scale.trainer.settings import DEVICES, STRATEGIES, Parallel
 
@@ -75,16 +75,13 @@ def plan(arguments: Sequence[str]) -> int:
     """`llm-scale plan`: a row for each strategy, and a sentence; the exit code."""
     from llm_scale import planner
 
-    parser = argparse.ArgumentParser(prog="llm-scale plan", allow_abbrev=False, exit_on_error=False)
+    parser = options_of("llm-scale plan")
     parser.add_argument("model", help=", ".join(planner.MODELS))
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--memory", type=float, default=80.0, help="GB of each (80)")
     parser.add_argument("--time", type=int, default=0, help="positions of a row; the model's own by default")
     parser.add_argument("--method", choices=planner.METHODS_BY_WEIGHT, default="full")
-    try:
-        options = parser.parse_args(list(arguments))
-    except argparse.ArgumentError as error:
-        raise ValueError(f"{error}; see `llm-scale plan --help`") from error
+    options = parse(parser, arguments)
     asked = (options.model, options.gpus, options.memory, options.time, options.method)
     print(planner.table(planner.plan(*asked), options.memory))
     print(planner.advice(*asked))

@@ -12,9 +12,8 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from course.terminal import run_program
+from course.terminal import options_of, parse, run_program
 
 HELP = """usage: local-lora COMMAND [OPTIONS]
 
@@ -55,14 +54,14 @@ def fit(arguments: Sequence[str]) -> int:
 
 def chat(arguments: Sequence[str]) -> int:
     """`local-lora chat`."""
-    parser = _parser("chat")
+    parser = options_of("local-lora chat")
     parser.add_argument("model", help="a run's folder, an adapter's, smollm2-135m, or a folder of transformers")
     parser.add_argument("--base", help="the base model, where it lies elsewhere now")
     parser.add_argument("--system", default="", help="what the conversation begins with")
     parser.add_argument("--max_new_tokens", type=int, default=200, help="the most of an answer (200)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token each time (0)")
     parser.add_argument("--seed", type=int, default=0)
-    options = _parse(parser, arguments)
+    options = parse(parser, arguments)
     if options.max_new_tokens < 1 or options.temperature < 0:
         raise ValueError("--max_new_tokens must be at least 1, and --temperature 0 or more")
     from llm_core.store.registry import load_model
@@ -98,12 +97,12 @@ def _questions() -> Iterator[str]:
 
 def merge(arguments: Sequence[str]) -> int:
     """`local-lora merge`."""
-    parser = _parser("merge")
+    parser = options_of("local-lora merge")
     parser.add_argument("run", help="a run's folder, or an adapter's")
     parser.add_argument("folder", help="what to write; it must not exist yet")
     parser.add_argument("--base", help="the base model, where it lies elsewhere now")
     parser.add_argument("--dtype", default="float32", help="of the weights that are written: float32 or bfloat16")
-    options = _parse(parser, arguments)
+    options = parse(parser, arguments)
     folder = Path(options.folder).expanduser()
     if folder.exists():
         raise ValueError(f"{folder} exists; give a new folder")
@@ -127,7 +126,7 @@ def merge(arguments: Sequence[str]) -> int:
 
 def plan(arguments: Sequence[str]) -> int:
     """`local-lora plan`."""
-    parser = _parser("plan")
+    parser = options_of("local-lora plan")
     parser.add_argument("base", help="smollm2-135m, a folder, an id of the hub, or a size such as 7B")
     parser.add_argument("--r", type=int, default=16, help="rank of the adapter (16)")
     parser.add_argument("--batch_size", type=int, default=1, help="rows of a batch (1)")
@@ -135,7 +134,7 @@ def plan(arguments: Sequence[str]) -> int:
     parser.add_argument("--loss_chunk", type=int, default=0, help="tokens whose logits exist at a time; 0 for all (0)")
     parser.add_argument("--dtype", default="auto", help="of frozen weights: float32, bfloat16, or auto (auto)")
     parser.add_argument("--memory", type=float, help="GB; this machine's by default")
-    options = _parse(parser, arguments)
+    options = parse(parser, arguments)
     if options.memory is not None and not options.memory > 0:
         raise ValueError(f"--memory {options.memory} must be above 0")
     import torch
@@ -150,21 +149,6 @@ def plan(arguments: Sequence[str]) -> int:
     found = rows(config_of(options.base), settings, options.batch_size, options.context, options.loss_chunk)
     print(table(found, there if options.memory is None else options.memory * 1e9))
     return 0
-
-
-def _parser(command: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"local-lora {command}", allow_abbrev=False, exit_on_error=False)
-
-
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    def refuse(message: str) -> NoReturn:  # for what argparse would leave the program for
-        raise ValueError(f"{message}; see `{parser.prog} --help`")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    try:
-        return parser.parse_args(list(arguments))
-    except argparse.ArgumentError as error:
-        refuse(str(error))
 
 
 def run_command(given: Sequence[str]) -> int:

@@ -6,14 +6,12 @@ from.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from course.terminal import run_program
+from course.terminal import options_of, parse, run_program
 
 HELP = """usage: llm-serve MODEL [OPTIONS]
 
@@ -29,7 +27,7 @@ HELP = """usage: llm-serve MODEL [OPTIONS]
 
 def serve(arguments: Sequence[str]) -> int:
     """`llm-serve MODEL`."""
-    parser = _parser("MODEL")
+    parser = options_of("llm-serve MODEL")
     parser.add_argument("model", help="smollm2-135m, a run of babygpt, a folder of transformers, or an id of the hub")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one and prints it (8000)")
@@ -46,7 +44,7 @@ def serve(arguments: Sequence[str]) -> int:
     parser.add_argument("--no_prefix_caching", action="store_true", help="do not find beginnings of prompts again")
     parser.add_argument("--request_seconds", type=float, default=600.0, help="the longest of a request (600)")
     parser.add_argument("--shutdown_seconds", type=int, default=30, help="for open answers after SIGTERM (30)")
-    options = _parse(parser, arguments)
+    options = parse(parser, arguments)
     if not 0 <= options.port < 65536:
         raise ValueError(f"--port {options.port} must be from 0 to 65535")
     if options.shutdown_seconds < 0:
@@ -65,21 +63,6 @@ def serve(arguments: Sequence[str]) -> int:
     server = ServerConfig(name, key, options.request_seconds)
     engine = load_engine(options.model, options.adapter, options.dtype, options.device, config)
     return run(engine, server, options.host, options.port, options.shutdown_seconds)
-
-
-def _parser(command: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"llm-serve {command}", allow_abbrev=False, exit_on_error=False)
-
-
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    def refuse(message: str) -> NoReturn:  # for what argparse would leave the program for
-        raise ValueError(f"{message}; see `{parser.prog} --help`")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    try:
-        return parser.parse_args(list(arguments))
-    except argparse.ArgumentError as error:
-        refuse(str(error))
 
 
 def run_command(given: Sequence[str]) -> int:

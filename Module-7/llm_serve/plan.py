@@ -6,24 +6,34 @@ bandwidth, and at least the batch's FLOPs over the rate of products. Pope et al.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple
 
 from llm_core.config import GPTConfig
 from llm_core.costs.counts import parameter_parts
+from llm_core.costs.speed import PEAK_FLOPS
 
+from course.terminal import options_of, parse
 from llm_serve.cache.sizes import kv_bytes_per_token
 
-# Bytes/s of a GPU's memory, by NVIDIA's data sheets: H100 SXM and PCIe, H200, A100 of 80 GB SXM and of 40 GB.
-BANDWIDTH: dict[str, float] = {
-    "H100": 3.35e12, "H100-PCIe": 2.0e12, "H200": 4.8e12, "A100": 2.039e12, "A100-40GB": 1.555e12,
-}  # fmt: skip
-RATE: dict[str, float] = {
-    "H100": 989e12, "H100-PCIe": 756e12, "H200": 989e12, "A100": 312e12, "A100-40GB": 312e12,
-}  # fmt: skip
-MEMORY: dict[str, float] = {"H100": 80e9, "H100-PCIe": 80e9, "H200": 141e9, "A100": 80e9, "A100-40GB": 40e9}
+
+class GPU(NamedTuple):
+    """Bytes, bytes/s of the memory, and FLOP/s of dense 16-bit products."""
+
+    memory: float
+    bandwidth: float
+    rate: float
+
+
+# Memory and its bandwidth by NVIDIA's data sheets; H100 is the SXM form, A100 that of 80 GB.
+GPUS: dict[str, GPU] = {
+    "H100": GPU(80e9, 3.35e12, PEAK_FLOPS["NVIDIA H100 80GB HBM3"]),
+    "H100-PCIe": GPU(80e9, 2.0e12, PEAK_FLOPS["NVIDIA H100 PCIe"]),
+    "H200": GPU(141e9, 4.8e12, PEAK_FLOPS["NVIDIA H200"]),
+    "A100": GPU(80e9, 2.039e12, PEAK_FLOPS["NVIDIA A100-SXM4-80GB"]),
+    "A100-40GB": GPU(40e9, 1.555e12, PEAK_FLOPS["NVIDIA A100-SXM4-40GB"]),
+}
 # Bytes of a weight in a block's matrices; embedding, head and norms keep 16 bits. int4: a 16-bit scale for each 128.
 WEIGHT_BYTES: dict[str, float] = {"bfloat16": 2.0, "fp8": 1.0, "int4": 0.5 + 2 / 128}
 CACHE_BYTES: dict[str, float] = {"bfloat16": 2.0, "fp8": 1.0}
@@ -180,9 +190,9 @@ def main(arguments: Sequence[str]) -> int:
     """`llm-serve plan`."""
     from llm_scale.planner import MODELS
 
-    parser = argparse.ArgumentParser(prog="llm-serve plan", allow_abbrev=False)
+    parser = options_of("llm-serve plan")
     parser.add_argument("model", help=f"one of {', '.join(MODELS)}")
-    parser.add_argument("--gpu", default="H100", help=f"one of {', '.join(BANDWIDTH)} (H100)")
+    parser.add_argument("--gpu", default="H100", help=f"one of {', '.join(GPUS)} (H100)")
     parser.add_argument("--gpus", type=int, default=2, help="how many (2)")
     parser.add_argument("--memory", type=float, help="GB of each; the GPU's by default")
     parser.add_argument("--prompt", type=int, default=1024, help="tokens of a prompt (1024)")
@@ -190,16 +200,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cache", default="bfloat16", help="bfloat16 or fp8 (bfloat16)")
     parser.add_argument("--dollars", type=float, default=0.0, help="an hour of one GPU")
 
-    def refuse(message: str) -> NoReturn:
-        raise ValueError(f"{message}; see `llm-serve plan --help`")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    options = parser.parse_args(list(arguments))
-    if options.model not in MODELS or options.gpu not in BANDWIDTH:
-        name, there = (options.model, MODELS) if options.model not in MODELS else (options.gpu, BANDWIDTH)
-        refuse(f"{name!r} is none of {', '.join(there)}")
-    memory = MEMORY[options.gpu] if options.memory is None else options.memory * 1e9
-    machine = Machine(options.gpus, memory, BANDWIDTH[options.gpu], RATE[options.gpu], options.dollars)
+    options = parse(parser, arguments)
+    for name, there in ((options.model, MODELS), (options.gpu, GPUS)):
+        if name not in there:
+            raise ValueError(f"{name!r} is none of {', '.join(there)}")
+    gpu = GPUS[options.gpu]
+    memory = gpu.memory if options.memory is None else options.memory * 1e9
+    machine = Machine(options.gpus, memory, gpu.bandwidth, gpu.rate, options.dollars)
     found = serving(MODELS[options.model], machine, options.prompt, options.new, cache=options.cache)
     print(table(found))
     print(

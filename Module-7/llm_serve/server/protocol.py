@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from llm_core.generate import Sampling
+from llm_core.generate import Sampling, encode_prompt
+from llm_data.tokenizers.pretokenize import refuse_surrogates
 from llm_peft.chat.template import prompt_ids
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerFast
@@ -145,7 +146,12 @@ class Reader:
         if asked.max_tokens is not None and asked.max_completion_tokens is not None:
             raise RequestError("max_tokens and max_completion_tokens are two names of one number; give one")
         messages = [message.plain() for message in asked.messages]
-        prompt = tuple(prompt_ids(messages, self.tokenizer))
+        try:
+            for message in messages:
+                refuse_surrogates(message["content"])
+            prompt = tuple(prompt_ids(messages, self.tokenizer))
+        except ValueError as error:
+            raise RequestError(str(error)) from None
         most = asked.max_completion_tokens or asked.max_tokens or self.positions
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         return self._request(asked, prompt, most, logprobs, seed)
@@ -156,8 +162,6 @@ class Reader:
         Raises:
             RequestError: with what cannot be done.
         """
-        from llm_core.generate import encode_prompt
-
         given = asked.prompt
         if asked.echo:
             raise RequestError("echo is not done here; put the prompt before the answer yourself")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from llm_core.model import GPT
@@ -52,6 +55,18 @@ def load_engine(
     return Engine(model, tokenizer, config, bank)
 
 
+@contextmanager
+def _ends_by_signals(server: Any) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the server, and then the program goes on: uvicorn's own way sends them once more, and the
+    program would end as one that was killed."""
+    before = {each: signal.signal(each, server.handle_exit) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 def run(engine: Engine, config: ServerConfig, host: str, port: int, shutdown_seconds: int) -> int:
     """Listen until SIGTERM or Ctrl-C; then open answers have `shutdown_seconds` to end. Returns the exit code.
 
@@ -74,5 +89,7 @@ def run(engine: Engine, config: ServerConfig, host: str, port: int, shutdown_sec
     options = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=shutdown_seconds, server_header=False
     )
-    uvicorn.Server(options).run(sockets=[listener])
+    server = uvicorn.Server(options)
+    server.capture_signals = lambda: _ends_by_signals(server)  # type: ignore[method-assign]
+    server.run(sockets=[listener])
     return 0
