@@ -20,8 +20,10 @@ HELP = """usage: llm-serve MODEL [OPTIONS]
                                        a folder of transformers, with an adapter that requests name as their model
   llm-serve plan 13B --gpus 2 --memory 80
                                        what these GPUs can serve, before anything is loaded
+  llm-serve bench http://127.0.0.1:8000 --rate 2
+                                       what callers of a server wait, at two requests a second
 
-`llm-serve MODEL --help` lists the options, and so does `llm-serve plan --help`.
+`llm-serve MODEL --help` lists the options, and so do `llm-serve plan --help` and `llm-serve bench --help`.
 """
 
 
@@ -74,6 +76,10 @@ def run_command(given: Sequence[str]) -> int:
         from llm_serve.plan import main as plan
 
         return plan(given[1:])
+    if given[0] == "bench":
+        from llm_serve.bench import main as bench
+
+        return bench(given[1:])
     return serve(given)
 
 
@@ -81,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     from llm_core.cli import told
 
-    serving = (sys.argv[1:] if arguments is None else list(arguments))[:1] != ["plan"]
+    serving = (sys.argv[1:] if arguments is None else list(arguments))[:1] not in (["plan"], ["bench"])
     # uvicorn answers SIGTERM itself: it lets open answers end.
     return run_program("llm-serve", run_command, told, arguments, catch_sigterm=not serving)
 
