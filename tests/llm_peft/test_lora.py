@@ -343,3 +343,31 @@ def test_a_fingerprint_tells_weights_apart(base):
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight += 1e-2
     assert fingerprint_of_model(model) != found
+
+
+def test_spans_of_a_flat_row_are_the_rows_of_a_batch():
+    """Three texts side by side in one row, of two adapters and of none, against each by itself."""
+    banks, base = {}, llama(0).eval()
+    for name, r in (("german", 4), ("code", 2)):
+        model, config = llama(0), LoRAConfig(r=r, lora_alpha=8, target_modules=("q_proj", "down_proj"))
+        inject(model, config)
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                nn.init.normal_(weight)
+        banks[name] = (config, adapter_state(model))
+    bank = AdapterBank(base, banks)
+    layer = base.model.layers[0].self_attn.q_proj
+    x, names, lengths = torch.randn(1, 9, 64), ["german", None, "code", "code"], [3, 2, 1, 3]
+    bank.choose_spans(names, lengths)
+    assert [(number, part.stop) for number, part in bank.choice.spans] == [(1, 3), (0, 5), (2, 9)]
+    flat = layer(x)
+    for name, part in zip(names, x.split(lengths, dim=1), strict=True):
+        bank.choose([name])
+        expected = layer(part)
+        begin = next(i for i in range(9) if torch.equal(x[:, i], part[:, 0]))
+        torch.testing.assert_close(flat[:, begin : begin + part.shape[1]], expected, atol=1e-6, rtol=1e-5)
+    bank.choose_spans(["german"], [4])
+    with pytest.raises(ValueError, match=r"4 tokens have chosen an adapter, and the batch is \(1, 9\)"):
+        layer(x)
+    with pytest.raises(ValueError, match="2 names and 1 lengths"):
+        bank.choose_spans(["german", "code"], [4])

@@ -48,22 +48,31 @@ class BankedLinear(nn.Module):
         self.B: Tensor
 
     def forward(self, x: Float[Tensor, "batch time inside"]) -> Float[Tensor, "batch time outside"]:
-        rows, spans = self.choice.rows, self.choice.spans
-        if spans is not None:
-            if len(x) != 1 or x.shape[1] != spans[-1][1].stop:
-                wrong = f"{spans[-1][1].stop} tokens have chosen an adapter, and the batch is {tuple(x.shape[:2])}"
-                raise ValueError(f"{wrong}; call choose_spans anew")
-            out = self.base_layer(x)
-            for number, part in spans:
-                if number:
-                    out[:, part] += (x[:, part] @ self.A[number].T) @ self.B[number].T
-            return out
+        rows = self.choice.rows
         if rows is None:
             return self.base_layer(x)
         if len(rows) != len(x):
             raise ValueError(f"{len(rows)} rows have chosen an adapter, and the batch has {len(x)}; call choose anew")
         compressed = x @ self.A[rows].transpose(1, 2)  # (batch, time, r)
         return self.base_layer(x) + compressed @ self.B[rows].transpose(1, 2)
+
+
+class FlatBankedLinear(BankedLinear):
+    """The same for one flat row in which the tokens of many requests lie side by side: the batch of an engine. A span
+    of tokens with one adapter takes its matrices once, in place of a copy for each token."""
+
+    def forward(self, x: Float[Tensor, "batch time inside"]) -> Float[Tensor, "batch time outside"]:
+        spans = self.choice.spans
+        if spans is None:
+            return super().forward(x)
+        if len(x) != 1 or x.shape[1] != spans[-1][1].stop:
+            wrong = f"{spans[-1][1].stop} tokens have chosen an adapter, and the batch is {tuple(x.shape[:2])}"
+            raise ValueError(f"{wrong}; call choose_spans anew")
+        out = self.base_layer(x)
+        for number, part in spans:
+            if number:
+                out[:, part] += (x[:, part] @ self.A[number].T) @ self.B[number].T
+        return out
 
 
 class AdapterBank:
@@ -95,7 +104,7 @@ class AdapterBank:
 
     def _layer(
         self, base: nn.Module, path: str, widest: int, banks: Mapping[str, tuple[LoRAConfig, Mapping[str, Tensor]]]
-    ) -> BankedLinear:
+    ) -> FlatBankedLinear:
         inside, outside = sizes(base)
         weight: Any = base.weight
         A = torch.zeros(len(banks) + 1, widest, inside, device=weight.device)
@@ -110,7 +119,7 @@ class AdapterBank:
                     raise ValueError(f"adapter {name!r}: {path}.{part} is {found}, and the layer takes {shape}")
             A[number, : config.r] = state[f"{path}.lora_A"]
             B[number, :, : config.r] = config.scaling * state[f"{path}.lora_B"]
-        return BankedLinear(base, A, B, self.choice)
+        return FlatBankedLinear(base, A, B, self.choice)
 
     def choose(self, names: Sequence[str | None] | None) -> None:
         """Give each row of the next batches its adapter; None in a row's place leaves the model as it is.
