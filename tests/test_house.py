@@ -34,6 +34,7 @@ FLOORS = [
     "llm_precision",
     "llm_scale",
     "llm_peft",
+    "llm_serve",
 ]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
 

@@ -19,7 +19,6 @@ import httpx
 
 from course.terminal import options_of, parse
 
-
 WORDS = ("the", "a", "of", "one", "two", "red", "house", "sees", "goes", "far")
 
 

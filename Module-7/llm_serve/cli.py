@@ -43,6 +43,7 @@ def serve(arguments: Sequence[str]) -> int:
     parser.add_argument("--max_num_seqs", type=int, default=32, help="answers that are written at once (32)")
     parser.add_argument("--max_num_batched_tokens", type=int, default=256, help="tokens of a step (256)")
     parser.add_argument("--max_waiting", type=int, default=256, help="requests that may wait; then 429 (256)")
+    parser.add_argument("--kv_cache_dtype", default="auto", help="of keys and values: int8, int4, fp8, or auto (auto)")
     parser.add_argument("--no_prefix_caching", action="store_true", help="do not find beginnings of prompts again")
     parser.add_argument("--request_seconds", type=float, default=600.0, help="the longest of a request (600)")
     parser.add_argument("--shutdown_seconds", type=int, default=30, help="for open answers after SIGTERM (30)")
@@ -58,7 +59,7 @@ def serve(arguments: Sequence[str]) -> int:
     config = EngineConfig(
         block_size=options.block_size, num_blocks=options.num_blocks, max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens, max_waiting=options.max_waiting,
-        enable_prefix_caching=not options.no_prefix_caching,
+        enable_prefix_caching=not options.no_prefix_caching, kv_cache_dtype=options.kv_cache_dtype,
     )  # fmt: skip
     key = os.environ.get("LLM_SERVE_API_KEY", "") if options.api_key is None else options.api_key
     name = options.served_model_name or Path(options.model).name

@@ -4,8 +4,8 @@
 ratios of ours to theirs round by round, and how many answers are the same. CTranslate2, a compiled engine, joins where
 it is installed (`uv run --with ctranslate2==4.8.5 python Module-7/race/engines.py`).
 
-Requests of mixed lengths come at times drawn once. An answer is as long as asked, whatever is written, since a race
-needs equal work. Static batches take the requests in the order of their coming, `--batch` at a time, as soon as the batch
+Requests of mixed lengths come at times drawn once. An answer is as long as asked, whatever is written: a race needs
+equal work. Static batches take the requests in the order of their coming, `--batch` at a time, as soon as the batch
 before is done, and run until the longest answer of the batch is whole.
 """
 

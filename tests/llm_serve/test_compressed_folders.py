@@ -78,7 +78,9 @@ def test_the_tensors_are_those_of_the_librarys_compressor(name, tmp_path):
     save_quantized(done, None, tmp_path / "x")
     settings = json.loads((tmp_path / "x" / "config.json").read_text())["quantization_config"]
     found = load_file(tmp_path / "x" / "model.safetensors")
-    form = QuantizationScheme.model_validate(settings["config_groups"]["group_0"])  # refuses a word that it does not know
+    form = QuantizationScheme.model_validate(
+        settings["config_groups"]["group_0"]
+    )  # refuses a word that it does not know
     path = "model.layers.1.mlp.down_proj"
     layer = done.get_submodule(path)
     state = {"weight": layer.dequantize(), "weight_scale": layer.weight_scale}
@@ -107,11 +109,11 @@ def test_ours_come_back(name, tied, tmp_path):
             assert state[part].dtype == values.dtype and torch.equal(state[part].float(), values.float()), part
         assert torch.equal(loaded(IDS).logits, done(IDS).logits)
         embedding = loaded.get_submodule("model.embed_tokens")
-        assert (loaded.lm_head.weight is embedding.weight) == tied
+        assert (loaded.lm_head.weight is embedding.weight) == tied == loaded.config.tie_word_embeddings
 
 
 def test_what_belongs_to_a_model_comes_along(tmp_path):
-    model, tokenizer = gpt(), train_fast_tokenizer(["one two three"] * 30, 90)
+    model, tokenizer = gpt(), train_fast_tokenizer(["one two three"] * 30, 300)
     model.stop_ids = (3, 5)
     done = quantize(model, "rtn", WeightScheme(group_size=32)).model
     save_quantized(done, tokenizer, tmp_path / "a" / "b")
@@ -136,14 +138,22 @@ def test_layers_that_are_left_out(tmp_path):
     save_quantized(done, None, tmp_path / "x")
     settings = json.loads((tmp_path / "x" / "config.json").read_text())["quantization_config"]
     assert "model.layers.0.mlp.down_proj" in settings["ignore"] and len(settings["ignore"]) == 16
-    assert torch.equal(load_quantized(tmp_path / "x")[0](IDS).logits, theirs(tmp_path / "x")(IDS).logits)
+    torch.testing.assert_close(
+        load_quantized(tmp_path / "x")[0](IDS).logits, theirs(tmp_path / "x")(IDS).logits, rtol=1e-4, atol=1e-4
+    )
+    before = load_quantized(tmp_path / "x")[0](IDS).logits
     patterns = ["re:.*mlp.(down|gate)_proj$", "re:.*(k|v|o)_proj", "lm_head"]
     for name in settings["ignore"]:
         assert ignored(name, patterns), name
     assert not ignored("model.layers.0.self_attn.q_proj", patterns)
+    assert ignored(
+        "model.layers.0.self_attn.q_proj", [r"re:model\.layers\.0"]
+    )  # a pattern may end before the name does
     path = tmp_path / "x" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {**settings, "ignore": patterns}}))
-    assert torch.equal(load_quantized(tmp_path / "x")[0](IDS).logits, done(IDS).logits)
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "quantization_config": {**settings, "ignore": patterns}})
+    )
+    assert torch.equal(load_quantized(tmp_path / "x")[0](IDS).logits, before)
 
 
 def test_nothing_is_left_of_a_folder_that_fails(tmp_path, monkeypatch):
@@ -216,6 +226,8 @@ def test_settings_that_are_refused_by_name(place, value, said, tmp_path):
     for each in path:
         where = where[each]
     where[key] = value
+    if place == "format":
+        del settings["config_groups"]["group_0"]["format"]
     with pytest.raises(ValueError, match=re.escape(said)):
         from_config(settings)
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
@@ -236,6 +248,11 @@ def test_folders_that_are_damaged(tmp_path):
             load_quantized(folder)
 
     refused("weights lack .*up_proj.weight_packed", {name: each for name, each in whole.items() if name != some})
+    settings["tie_word_embeddings"] = False
+    config.write_text(json.dumps(settings))
+    refused("weights lack lm_head.weight", whole)
+    settings["tie_word_embeddings"] = True
+    config.write_text(json.dumps(settings))
     refused("have an unknown extra", {**whole, "extra": torch.ones(1)})
     refused(r"up_proj.weight_packed is \(96, 7\) of torch.int32", {**whole, some: whole[some][:, :7].contiguous()})
     refused("of torch.int64, and its config.json makes it", {**whole, some: whole[some].long()})

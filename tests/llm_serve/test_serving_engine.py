@@ -22,6 +22,7 @@ from llm_serve.engine.engine import answer
 from llm_serve.engine.forward import Piece, forward
 from llm_serve.engine.request import Finish
 from llm_serve.errors import QueueFull, RequestError
+from llm_serve.quantization.kv_cache import FORMATS, bytes_a_vector, dequantize_vectors, quantize_vectors
 from tiny_models import VOCAB, alone, pair
 
 
@@ -251,6 +252,34 @@ def test_a_preallocated_cache_is_the_growing_one():
     torch.testing.assert_close(again, ours(ids).logits[:, 6:], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="13 positions, and the cache has room for 12"):
         ours(ids[:, :3], cache=room)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_cache_of_fewer_bits(format):
+    """The engine reads what was rounded: its tokens are those of a cache that rounds what it is given and keeps it in
+    full; and its bytes are counted."""
+
+    class Rounded(KeyValueCache):
+        def extend(self, layer, keys, values):
+            keys, values = (dequantize_vectors(quantize_vectors(each, format)) for each in (keys, values))
+            return super().extend(layer, keys, values)
+
+    ours, prompt = pair()[1], list(range(3, 22))
+    cache, ids, expected = Rounded(), torch.tensor([prompt]), []
+    with torch.no_grad():
+        for _ in range(12):
+            ids = ours(ids, cache=cache).logits[:, -1:].argmax(-1)
+            expected.append(int(ids))
+    config = EngineConfig(block_size=4, num_blocks=20, max_num_batched_tokens=32, kv_cache_dtype=format)
+    engine = Engine(ours, None, config)
+    assert (
+        list(engine.run([Request(tuple(prompt), Sampling(max_new_tokens=12, temperature=0))])[0][0].tokens) == expected
+    )
+    sizes = ours.config
+    vectors = 2 * sizes.num_hidden_layers * sizes.num_key_value_heads * 80
+    assert engine.cache.nbytes == vectors * bytes_a_vector(sizes.head_dim, format)
+    with pytest.raises(ValueError, match="kv_cache_dtype='int7' is none of auto, int8, int4, fp8"):
+        EngineConfig(kv_cache_dtype="int7")
 
 
 def test_bytes_and_waste_are_what_is_allocated():

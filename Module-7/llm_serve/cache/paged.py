@@ -14,6 +14,16 @@ from llm_core.config import GPTConfig
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_serve.quantization.fp8 import FP8
+from llm_serve.quantization.kv_cache import (
+    SCALE,
+    KVFormat,
+    QuantizedVectors,
+    check_format,
+    dequantize_vectors,
+    quantize_vectors,
+)  # fmt: skip
+
 
 class PagedCache:
     """The memory of all blocks, taken once.
@@ -24,45 +34,79 @@ class PagedCache:
         block_size: P.
         dtype: of the numbers, the model's.
         device: where they are, the model's.
+        format: "int8", "int4" or "fp8" keeps fewer bits, with a scale for each token and head; None keeps `dtype`.
+
+    Raises:
+        ValueError: for another format, or a width that it cannot pack.
     """
 
     def __init__(
         self, config: GPTConfig, num_blocks: int, block_size: int, dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", format: KVFormat | None = None,
     ) -> None:  # fmt: skip
-        shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
-        layers = range(config.num_hidden_layers)
-        self.block_size = block_size
-        # A tensor a layer: a step of one layer touches no other's memory.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.block_size, self.dtype, self.format = block_size, dtype, format
+        shape = [num_blocks, block_size, config.num_key_value_heads, config.head_dim]
+        kinds = [(dtype, config.head_dim)]
+        if format is not None:
+            check_format(format, config.head_dim)
+            # Bytes: eight-bit floats have no index operations on a CPU.
+            kinds = [(torch.uint8, config.head_dim // (2 if format == "int4" else 1)), (SCALE, 1)]
+        # Tensors of its own for each layer: a step of one touches no other's memory.
+        self.keys, self.values = (
+            [
+                [torch.zeros(*shape[:3], width, dtype=kind, device=device) for kind, width in kinds]
+                for _ in range(config.num_hidden_layers)
+            ]
+            for _ in range(2)
+        )
 
     def write(
         self, layer: int, slots: Int[Tensor, " tokens"], keys: Float[Tensor, "tokens heads dim"],
         values: Float[Tensor, "tokens heads dim"],
     ) -> None:  # fmt: skip
         """Put the keys and values of some tokens into their slots: slot = block * P + place in the block."""
-        self.keys[layer].flatten(0, 1).index_copy_(0, slots, keys)
-        self.values[layer].flatten(0, 1).index_copy_(0, slots, values)
+        for kept, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            for tensor, part in zip(kept, self._stored(new), strict=True):
+                tensor.flatten(0, 1).index_copy_(0, slots, part)
 
     def gather(self, layer: int, table: Int[Tensor, "rows blocks"]) -> tuple[Tensor, Tensor]:
         """Keys and values of some sequences by their block tables, each (rows, K, blocks * P, D)."""
         rows, blocks = table.shape
-        keys, values = (
-            part[layer].index_select(0, table.flatten()).view(rows, blocks * self.block_size, *part[layer].shape[2:])
-            for part in (self.keys, self.values)
-        )
-        return keys.transpose(1, 2), values.transpose(1, 2)
+        found = []
+        for kept in (self.keys[layer], self.values[layer]):
+            parts = [
+                tensor.index_select(0, table.flatten()).view(rows, blocks * self.block_size, *tensor.shape[2:])
+                for tensor in kept
+            ]
+            found.append(self._read(parts).transpose(1, 2))
+        return found[0], found[1]
+
+    def _stored(self, new: Float[Tensor, "tokens heads dim"]) -> list[Tensor]:
+        if self.format is None:
+            return [new]
+        numbers, scale = quantize_vectors(new, self.format)
+        return [numbers.view(torch.uint8), scale]
+
+    def _read(self, parts: list[Tensor]) -> Tensor:
+        if self.format is None:
+            return parts[0]
+        kind = {"int8": torch.int8, "int4": torch.uint8, "fp8": FP8}[self.format]
+        return dequantize_vectors(QuantizedVectors(parts[0].view(kind), parts[1]), self.dtype)
 
     def copy(self, source: int, target: int) -> None:
         """Copy a block, in all layers: before a sequence writes into one that another holds too."""
-        for part in (*self.keys, *self.values):
-            part[target] = part[source]
+        for tensor in self.tensors:
+            tensor[target] = tensor[source]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All memory of it."""
+        return [tensor for layer in (*self.keys, *self.values) for tensor in layer]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks."""
-        return sum(part.numel() * part.element_size() for part in (*self.keys, *self.values))
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,9 @@ class Engine:
         self.model, self.tokenizer, self.bank = model.eval(), tokenizer, bank
         weight = model.model.embed_tokens.weight
         self.cache = PagedCache(
-            model.config, self.config.num_blocks, self.config.block_size, weight.dtype, weight.device
-        )
+            model.config, self.config.num_blocks, self.config.block_size, weight.dtype, weight.device,
+            self.config.kv_format,
+        )  # fmt: skip
         self.scheduler = Scheduler(self.config)
         self.log: deque[Step] = deque(maxlen=self.config.log_steps)
         self._sequences: dict[int, list[Sequence]] = {}  # of requests that are not whole
