@@ -35,6 +35,7 @@ MODELS: dict[str, GPTConfig] = {
         max_position_embeddings=4_096, tie_word_embeddings=False,
     ),
 }  # fmt: skip
+WORKED = ("1B", "3B", "7B", "13B", "33B", "70B")  # the models of `worked_example`
 LIMIT = 2**20  # of rows, and of positions, that a search goes to
 
 
@@ -164,9 +165,9 @@ def table(rows: Iterable[Row], memory: float) -> str:
 
 
 def worked_example(gpus: int = 2, memory: float = 80.0, time: int = 2048) -> list[tuple[str, str, Row | None]]:
-    """For each model from 1B on and each method, the first setup that fits; None where none does."""
+    """For each model of `WORKED` and each method, the first setup that fits; None where none does."""
     found = []
-    for name in list(MODELS)[list(MODELS).index("1B") :]:
+    for name in WORKED:
         for method in METHODS_BY_WEIGHT:
             rows = [row for row in plan(name, gpus, memory, time, method) if row.batch]
             found.append((name, method, rows[0] if rows else None))

@@ -127,6 +127,7 @@ async def _one(client: httpx.AsyncClient, model: str, job: Job, begin: float) ->
                 if event.get("usage"):
                     sample.written = int(event["usage"]["completion_tokens"])
         sample.ended = time.perf_counter() - begin
+        sample.written = sample.written or len(sample.tokens)  # for a server that does not count
     except httpx.HTTPError as error:
         sample.error = f"{type(error).__name__}: {error}"
     return sample

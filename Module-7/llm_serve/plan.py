@@ -107,12 +107,11 @@ def step_seconds(
 ) -> float:
     """The least seconds in which a copy writes a token for each of `batch` requests with `held` tokens in the cache."""
     parts = parameter_parts(config)
-    read = weight_bytes(config, weights) - parts["embedding"] * 2 * (
-        not config.tie_word_embeddings
-    )  # rows are looked up
+    looked_up = 0 if config.tie_word_embeddings else parts["embedding"]  # rows of it are read, not all
+    read = weight_bytes(config, weights) - WEIGHT_BYTES["bfloat16"] * looked_up
     read += batch * held * kv_bytes_per_token(config, CACHE_BYTES[cache])
     attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * held
-    products = 2 * (sum(parts.values()) - parts["embedding"] * (not config.tie_word_embeddings))
+    products = 2 * (sum(parts.values()) - looked_up)
     return max(read / machine.bandwidth, batch * (products + attended) / machine.rate) / parallel
 
 

@@ -16,7 +16,7 @@ from llm_core.costs.memory import held_bytes, peak_bytes
 from llm_core.model import GPT
 from llm_scale.budget import Setup, adapter_parameters, block_parameters, budget
 from llm_scale.cli import main
-from llm_scale.planner import MODELS, advice, plan, table, worked_example
+from llm_scale.planner import MODELS, WORKED, advice, plan, table, worked_example
 from torch import nn
 from tracked import CONFIG as TRACKED
 
@@ -136,7 +136,7 @@ def test_plan():
         if row.context:
             assert budget(config, setup, 1, row.context).bytes <= free < budget(config, setup, 1, row.context + 1).bytes
     assert len(table(rows, 80).splitlines()) == len(rows) + 1
-    assert {name for name, *_ in worked_example()} == {"1B", "3B", "7B", "13B", "33B", "70B"}
+    assert {name for name, *_ in worked_example()} == set(WORKED) <= set(MODELS)
 
 
 def test_advice():

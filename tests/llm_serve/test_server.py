@@ -34,6 +34,7 @@ from llm_peft.lora.files import save_adapter
 from llm_peft.lora.inject import inject
 from llm_serve import Engine, EngineConfig, Request
 from llm_serve.server.app import application
+from llm_serve.server.child import ours, started
 from llm_serve.server.run import load_engine
 from llm_serve.server.settings import ServerConfig
 from prometheus_client.parser import text_string_to_metric_families
@@ -455,3 +456,15 @@ def test_the_command_serves_and_lets_open_answers_end(folder):
     again = subprocess.run([*command[:4], "--port", str(taken.getsockname()[1])], capture_output=True, text=True)
     assert again.returncode == 1 and "cannot be listened on" in again.stderr and again.stderr.count("\n") == 1
     taken.close()
+
+
+def test_a_server_in_a_process_of_its_own(folder):
+    with started(ours(str(folder / "tiny")), {"LLM_SERVE_API_KEY": "secret"}) as url:
+        assert httpx.get(f"{url}/v1/models").status_code == 401
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+    with (
+        pytest.raises(RuntimeError, match=r"not ready: llm-serve: .*no such checkpoint, nor a folder"),
+        started(ours("missing-folder")),
+    ):
+        raise AssertionError("it cannot have started")
