@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -84,11 +85,18 @@ def regex(tokenizer: PreTrainedTokenizerFast, pattern: str, rows: int) -> Gramma
     return _made(tokenizer, LLMatcher.grammar_from_regex(pattern), rows, "regular expression")
 
 
+@lru_cache(maxsize=4)
+def _followed(tokenizer: PreTrainedTokenizerFast, rows: int) -> Any:
+    """llguidance's view of a tokenizer, which takes a second to make for 50,000 tokens."""
+    from llguidance.hf import from_tokenizer
+
+    return from_tokenizer(tokenizer, n_vocab=rows)
+
+
 def _made(tokenizer: PreTrainedTokenizerFast, grammar: str, rows: int, kind: str) -> Grammar:
     from llguidance import LLMatcher
-    from llguidance.hf import from_tokenizer
 
     wrong = LLMatcher.validate_grammar(grammar)
     if wrong:
         raise RequestError(f"the {kind} cannot be followed: {' '.join(str(wrong).split())}")
-    return Grammar(LLMatcher(from_tokenizer(tokenizer, n_vocab=rows), grammar), rows)
+    return Grammar(LLMatcher(_followed(tokenizer, rows), grammar), rows)
