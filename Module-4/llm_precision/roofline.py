@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn import functional as F
 
 from llm_precision.meters import interleaved, seconds_of
 
@@ -74,6 +75,28 @@ def copy_bandwidth(device: str, size: int, rounds: int = 5) -> float:
     repeats = 10 if device.startswith("cuda") else 1
     times = interleaved({"copy": lambda: target.copy_(source)}, device, rounds, 2, repeats)["copy"]
     return 2 * source.numel() * 4 / statistics.median(times)
+
+
+def read_bandwidth(device: str, size: int, width: int, rounds: int = 5) -> float:
+    """Bytes/s at which a matrix-vector product reads its matrix of float32 numbers; the median of the rounds.
+
+    A copy's bandwidth is another number: it also writes, and computes nothing. A CPU's product reads short rows more
+    slowly than long ones.
+
+    Args:
+        device: "cpu" or "cuda".
+        size: bytes of the matrix, several times the last cache, or the cache is measured.
+        width: numbers of a row, as wide as in the products that are to be predicted.
+
+    Raises:
+        ValueError: for a matrix without a whole row.
+    """
+    if not 1 <= width <= size // 4:
+        raise ValueError(f"width={width} must be from 1 to {size // 4}, the numbers of {size} bytes")
+    matrix, x = torch.randn(size // 4 // width, width, device=device), torch.randn(1, width, device=device)
+    repeats = 10 if device.startswith("cuda") else 1
+    times = interleaved({"read": lambda: F.linear(x, matrix)}, device, rounds, 2, repeats)["read"]
+    return matrix.nbytes / statistics.median(times)
 
 
 def launch_seconds(device: str, operations: int = 2000) -> float:

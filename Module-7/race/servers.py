@@ -3,8 +3,8 @@
     uv run python Module-7/race/servers.py --vllm /tmp/vllm/bin/python --record docs/results/servers_race.json
 
 (`Module-7/race/vllm_tokens.py` says how that environment is made.) Each server gets the same requests at the same
-times, at several rates and all at once, one server after the other, the whole twice. All hold float32 weights and write
-with one thread.
+times, at several rates and all at once, one server after the other, the whole twice. All hold float32 weights and are
+started with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
