@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from course import plots
@@ -55,9 +56,8 @@ def loads(found: Mapping[str, Sequence[tuple[float, float]]], title: str, best: 
     fig, ax = plt.subplots(figsize=(7, 3.2))
     for (name, points), (color, marker, line) in zip(found.items(), LOOKS, strict=False):
         ordered = sorted(points)
-        ax.plot(
-            [x for x, _ in ordered], [y for _, y in ordered], color=color, marker=marker, linestyle=line, label=name
-        )
+        x, y = zip(*ordered, strict=True)
+        ax.plot(x, y, color=color, marker=marker, linestyle=line, label=name)
     if best is not None:
         ax.axvline(best, color="black", linestyle=":", linewidth=1.2)
         ax.text(best, ax.get_ylim()[1], " most, predicted", fontsize=9, va="top", ha="right", rotation=90)
@@ -105,7 +105,7 @@ def chart() -> plots.Drawing:
         draw.box(question, 0.9, 0.15 + 0.95 * place, look="step", width=1.75, height=0.66)
         draw.box(answer, 3.6, 0.15 + 0.95 * place, look="weight", width=2.0, height=0.66)
         draw.arrow(question, answer, "yes")
-    for (one, _), (other, _) in zip(rows, rows[1:], strict=False):
+    for (one, _), (other, _) in pairwise(rows):
         draw.arrow(one, other, "no")
     draw.box("less", 0.9, 3.95, text="fewer bits, or\nmore machines", look="weight", width=1.75, height=0.6)
     draw.arrow(rows[-1][0], "less", "no")
