@@ -107,10 +107,10 @@ def server() -> Iterator[Running]:
 
 @pytest.fixture
 def small() -> Iterator[Running]:
-    """One answer at a time, one waiting, a key, and half a second."""
+    """One answer at a time, one waiting, a key, and four seconds for a request."""
     model, tokenizer = parts()
     config = EngineConfig(num_blocks=300, max_num_seqs=1, max_waiting=1)
-    yield from serve(Engine(model, tokenizer, config), ServerConfig("tiny", "secret", request_seconds=1.0))
+    yield from serve(Engine(model, tokenizer, config), ServerConfig("tiny", "secret", request_seconds=4.0))
 
 
 def expected(server: Running, text: str, **sampling) -> str:
@@ -298,19 +298,27 @@ def test_a_key_is_asked_for(small):
     assert small.client("secret").chat.completions.create(**CHAT)
 
 
-def test_one_too_many_and_one_too_long(small):
+def test_one_too_many_and_one_too_long(small, monkeypatch):
     """One answer is written, one waits; the third gets 429 at once, and those that take too long 504."""
     client, body = small.client("secret"), {**CHAT, "max_tokens": 4_000}
+    step, scheduler = small.engine.step, small.engine.scheduler
+
+    def slowly():
+        time.sleep(0.005)
+        return step()
+
+    monkeypatch.setattr(small.engine, "step", slowly)  # 20 s for an answer, on whatever machine
     with ThreadPoolExecutor(2) as threads:
         slow = []
-        for _ in range(2):
+        for queue in (scheduler.running, scheduler.waiting):
             slow.append(threads.submit(client.chat.completions.create, **body))
-            time.sleep(0.25)
+            while not queue:
+                time.sleep(0.005)
         with pytest.raises(openai.RateLimitError, match="1 requests wait already") as refused:
             client.chat.completions.create(**CHAT)
         assert refused.value.response.headers["retry-after"] == "1"
         for each in slow:
-            with pytest.raises(openai.InternalServerError, match="not done within 1 s"):
+            with pytest.raises(openai.InternalServerError, match="not done within 4 s"):
                 each.result()
     assert small.settles() and client.chat.completions.create(**CHAT)
     events = list(client.chat.completions.with_raw_response.create(**body, stream=True).http_response.iter_lines())
