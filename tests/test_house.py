@@ -35,6 +35,7 @@ FLOORS = [
     "llm_scale",
     "llm_peft",
     "llm_serve",
+    "llm_align",
 ]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
 

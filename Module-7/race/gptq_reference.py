@@ -49,8 +49,8 @@ def layer(outputs: int, inputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def theirs(weight: Tensor, hessian: Tensor, scheme: WeightScheme, precision: torch.dtype) -> Tensor:
     """The dequantised weights of llm-compressor, on our grid."""
-    from compressed_tensors.quantization import QuantizationArgs  # type: ignore[import-untyped]
-    from llmcompressor.modifiers.gptq import gptq_quantize, helpers  # type: ignore[import-not-found]
+    from compressed_tensors.quantization import QuantizationArgs
+    from llmcompressor.modifiers.gptq import gptq_quantize, helpers
 
     for module in (gptq_quantize, helpers):
         module.GPTQ_PRECISION = precision

@@ -35,13 +35,13 @@ def overlap(p: Sequence[float], q: Sequence[float]) -> Any:
     """Two distributions over a few tokens: what they share stays, the rest of p is drawn from."""
     import matplotlib.pyplot as plt
 
-    p, q = np.asarray(p), np.asarray(q)
-    places, both = np.arange(len(p)), np.minimum(p, q)
+    of_p, of_q = np.asarray(p), np.asarray(q)
+    places, both = np.arange(len(of_p)), np.minimum(of_p, of_q)
     fig, ax = plt.subplots(figsize=(7, 2.8))
     ax.bar(places - 0.2, both, 0.36, color=plots.BLUE, alpha=0.8, label="shared: a guess stays")
-    ax.bar(places - 0.2, p - both, 0.36, bottom=both, color=plots.ORANGE, hatch="//", edgecolor="white",
+    ax.bar(places - 0.2, of_p - both, 0.36, bottom=both, color=plots.ORANGE, hatch="//", edgecolor="white",
            label="of p only: drawn from, when a guess falls")  # fmt: skip
-    ax.bar(places + 0.2, q, 0.36, color="white", edgecolor="black", label="q: what guesses are drawn from")
+    ax.bar(places + 0.2, of_q, 0.36, color="white", edgecolor="black", label="q: what guesses are drawn from")
     ax.set_xticks(places, [f"token {place}" for place in places])
     ax.set(ylabel="probability")
     ax.legend(fontsize=9)

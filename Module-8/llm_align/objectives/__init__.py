@@ -1,0 +1,1 @@
+"""Losses and advantages, each a page: tensors in, tensors out."""
