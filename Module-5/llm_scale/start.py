@@ -95,7 +95,10 @@ def watched_ranks(
         for rank, said in others.items():
             _show([line if line.startswith("[rank") else f"[rank {rank}] {line}" for line in said if line not in first])
         if not first or any(said[-1:] != first[-1:] for said in others.values()):  # else that line says it all
-            _show([f"{program}: {_reason(agent_words.read_text('utf-8', errors='replace'), {0: first, **others})}"])
+            reason = _reason(agent_words.read_text("utf-8", errors="replace"), {0: first, **others})
+            told = reason.replace("rank 0 failed first", program)
+            if first[-1:] != [told] or any(others.values()):  # else rank 0 said it, and the others never came to it
+                _show([f"{program}: {reason}"])
         return 1
 
 

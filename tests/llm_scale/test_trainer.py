@@ -313,3 +313,16 @@ def test_commands_that_cannot_be(capsys, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="ckpt_path away: no such folder"):
         find_sharded("away", tmp_path)
     assert find_sharded("last", tmp_path) is None
+
+
+def test_an_error_that_rank_0_has_told_is_not_told_twice(capfd, monkeypatch, tmp_path):
+    """Where the other rank was stopped before it could say the same, as on a busy machine."""
+    slow = tmp_path / "slow_rank.py"
+    slow.write_text(
+        "import os, sys, time\n"
+        "if os.environ['RANK'] == '1':\n    time.sleep(60)\n"
+        "print('llm-scale: r=0: no rank; raise r', file=sys.stderr)\nsys.exit(1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert start.start_ranks(2, "slow_rank", []) == 1
+    assert capfd.readouterr().err == "llm-scale: r=0: no rank; raise r\n"
