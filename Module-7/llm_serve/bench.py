@@ -100,37 +100,54 @@ async def load(url: str, model: str, work: Sequence[Job], api_key: str = "", lim
     ways = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=limit, limits=ways) as client:
         begin = time.perf_counter()
-        return list(await asyncio.gather(*(_one(client, model, each, begin) for each in work)))
+        return list(await asyncio.gather(*(_one(client, model, each, begin, limit) for each in work)))
 
 
-async def _one(client: httpx.AsyncClient, model: str, job: Job, begin: float) -> Sample:
+async def _one(client: httpx.AsyncClient, model: str, job: Job, begin: float, limit: float) -> Sample:
     await asyncio.sleep(max(0.0, job.at - (time.perf_counter() - begin)))
     sample = Sample(time.perf_counter() - begin)
-    body = {"model": model, "prompt": job.prompt, "max_tokens": job.max_tokens, "temperature": 0, "stream": True,
-            "stream_options": {"include_usage": True}}  # fmt: skip
     try:
-        async with client.stream("POST", "/v1/completions", json=body) as reply:
-            if reply.status_code != 200:
-                text = (await reply.aread()).decode(errors="replace")
-                sample.error = f"{reply.status_code}: {text[:200]}"
-                return sample
-            async for line in reply.aiter_lines():
-                data = line.removeprefix("data: ")
-                if data == line or data == "[DONE]":
-                    continue
-                event = json.loads(data)
-                if "error" in event:
-                    sample.error = str(event["error"].get("message", event["error"]))
-                    return sample
-                if event.get("choices") and event["choices"][0].get("text"):
-                    sample.tokens.append(time.perf_counter() - begin)
-                if event.get("usage"):
-                    sample.written = int(event["usage"]["completion_tokens"])
-        sample.ended = time.perf_counter() - begin
-        sample.written = sample.written or len(sample.tokens)  # for a server that does not count
+        async with asyncio.timeout(limit):  # of the whole: httpx's own begins anew with each piece
+            await _ask(client, model, job, begin, sample)
+    except TimeoutError:
+        sample.error = f"not done within {limit:g} s"
     except httpx.HTTPError as error:
         sample.error = f"{type(error).__name__}: {error}"
+    except json.JSONDecodeError as error:
+        sample.error = f"an event is no JSON: {error}"
     return sample
+
+
+async def _ask(client: httpx.AsyncClient, model: str, job: Job, begin: float, sample: Sample) -> None:
+    """Send a job, and note in its sample what comes."""
+    body = {"model": model, "prompt": job.prompt, "max_tokens": job.max_tokens, "temperature": 0, "stream": True,
+            "stream_options": {"include_usage": True}}  # fmt: skip
+    ended = False
+    async with client.stream("POST", "/v1/completions", json=body) as reply:
+        if reply.status_code != 200:
+            text = (await reply.aread()).decode(errors="replace")
+            sample.error = f"{reply.status_code}: {text[:200]}"
+            return
+        async for line in reply.aiter_lines():
+            data = line.removeprefix("data:").strip()
+            ended = ended or data == "[DONE]"
+            if not line.startswith("data:") or data == "[DONE]":
+                continue
+            event = json.loads(data)
+            if "error" in event:
+                wrong = event["error"]
+                sample.error = str(wrong.get("message", wrong) if isinstance(wrong, dict) else wrong)
+                return
+            choice = event["choices"][0] if event.get("choices") else {}
+            ended = ended or bool(choice.get("finish_reason"))
+            if choice.get("text"):
+                sample.tokens.append(time.perf_counter() - begin)
+            if event.get("usage"):
+                sample.written = int(event["usage"]["completion_tokens"])
+    if not ended:
+        sample.error = "the stream broke off before the answer's end"
+    sample.ended = time.perf_counter() - begin
+    sample.written = sample.written or len(sample.tokens)  # for a server that does not count
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -145,7 +162,7 @@ def summary(samples: Sequence[Sample]) -> Summary:
     first = [each.tokens[0] - each.sent for each in good if each.tokens]
     between = [b - a for each in good for a, b in zip(each.tokens, each.tokens[1:], strict=False)]
     whole = [each.ended - each.sent for each in good]
-    seconds = max((each.ended for each in good), default=0.0) - min((each.sent for each in samples), default=0.0)
+    seconds = max(each.ended for each in good) - min(each.sent for each in samples) if good else 0.0
     speed = sum(each.written for each in good) / seconds if good else 0.0
 
     def both(values: list[float]) -> tuple[float, float]:
@@ -164,13 +181,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rate", type=float, default=0.0, help="a second, at Poisson times; 0 for all at once (0)")
     parser.add_argument("--prompt_words", type=int, default=50, help="of a prompt, on average (50)")
     parser.add_argument("--max_tokens", type=int, default=50, help="of an answer, on average (50)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts; a server that has seen them is faster (0)")
     options = parse(parser, arguments)
-    if min(options.requests, options.prompt_words, options.max_tokens) < 1 or options.rate < 0:
+    if min(options.requests, options.prompt_words, options.max_tokens) < 1 or not 0 <= options.rate < math.inf:
         raise ValueError("--requests, --prompt_words and --max_tokens must be at least 1, and --rate 0 or more")
-    model = options.model or _first_model(options.url, options.api_key)
+    url = options.url.rstrip("/")
+    model = options.model or _first_model(url, options.api_key)
     work = jobs(options.requests, options.rate, options.prompt_words, options.max_tokens, options.seed)
-    samples = asyncio.run(load(options.url, model, work, options.api_key))
+    samples = asyncio.run(load(url, model, work, options.api_key))
     found = summary(samples)
     print(
         f"{found.answered} answered, {found.failed} not, in {found.seconds:.1f} s: "

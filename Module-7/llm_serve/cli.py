@@ -62,7 +62,7 @@ def serve(arguments: Sequence[str]) -> int:
         enable_prefix_caching=not options.no_prefix_caching, kv_cache_dtype=options.kv_cache_dtype,
     )  # fmt: skip
     key = os.environ.get("LLM_SERVE_API_KEY", "") if options.api_key is None else options.api_key
-    name = options.served_model_name or Path(options.model).name
+    name = options.served_model_name or Path(os.path.abspath(options.model)).name  # "." has no name
     server = ServerConfig(name, key, options.request_seconds)
     engine = load_engine(options.model, options.adapter, options.dtype, options.device, config)
     return run(engine, server, options.host, options.port, options.shutdown_seconds)

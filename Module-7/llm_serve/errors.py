@@ -7,5 +7,9 @@ class RequestError(ValueError):
     """A request that this engine can never serve; the message says what to change."""
 
 
+class ConstraintError(ValueError):
+    """A constraint that cannot go on: its answer ends, and no other."""
+
+
 class QueueFull(RuntimeError):
     """As many requests wait as may; send it again later."""

@@ -6,6 +6,7 @@ bandwidth, and at least the batch's FLOPs over the rate of products. Pope et al.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -64,8 +65,8 @@ class Machine:
             raise ValueError(
                 "gpus must be at least 1, memory, bandwidth and rate above 0, usable above 0 and at most 1"
             )
-        if self.dollars < 0:
-            raise ValueError(f"dollars={self.dollars} must be 0 or more")
+        if not 0 <= self.dollars < math.inf or self.memory == math.inf:
+            raise ValueError(f"dollars={self.dollars} must be 0 or more, and it and memory={self.memory} finite")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Serving:
         tensor_parallel: GPUs that share one copy of the model; gpus / tensor_parallel copies serve beside each other.
         weight_bytes: of one copy.
         request_bytes: of the cache of one request at its longest.
-        batch: requests at once that fit, all copies together; 0 where not one does.
+        batch: requests at once, all copies together: what fits, and at most `most` a copy; 0 where not one does.
         step_seconds: the least seconds of a step at that batch; what the GPUs of a copy send each other comes on top.
         tokens_per_second: the most, all copies together.
         alone: the most tokens a second of a single request.

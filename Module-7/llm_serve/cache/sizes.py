@@ -36,6 +36,12 @@ def reserved_waste(lengths: Sequence[int], max_len: int) -> float:
 
 def paged_waste(lengths: Sequence[int], block_size: int) -> float:
     """Share of the blocks' room that holds nothing: less than one block a request, (block_size - 1) / 2 tokens on
-    average where every remainder is as likely. Kwon et al. 2023, section 4.1 (arXiv:2309.06180)."""
+    average where every remainder is as likely. Kwon et al. 2023, section 4.1 (arXiv:2309.06180).
+
+    Raises:
+        ValueError: for no request, one without a token, and blocks without room.
+    """
+    if not lengths or min(lengths) < 1 or block_size < 1:
+        raise ValueError(f"block_size={block_size} and each of the lengths must be at least 1; there are {lengths}")
     room = sum(-(-length // block_size) * block_size for length in lengths)
     return 1 - sum(lengths) / room

@@ -10,6 +10,7 @@ from llm_core.generate import adjust
 from torch import Tensor
 
 from llm_serve.engine.request import Sequence, TokenLogprobs
+from llm_serve.errors import ConstraintError
 
 
 def draw(logits: Float[Tensor, "rows vocab"], sequences: Rows[Sequence]) -> list[int | None]:
@@ -35,12 +36,16 @@ def _draw(row: Float[Tensor, " vocab"], sequence: Sequence) -> int | None:
         logits[:, list(asked.suppress_tokens)] = -torch.inf
     seen = torch.tensor([sequence.tokens], device=logits.device)
     if sequence.constraint is not None:
-        allowed = sequence.constraint.mask().to(logits.device)
+        try:
+            allowed = sequence.constraint.mask().to(logits.device)
+        except ConstraintError:
+            return None
         logits[:, : len(allowed)].masked_fill_(~allowed, -torch.inf)
         logits[:, len(allowed) :] = -torch.inf
-        if not bool((logits > -torch.inf).any()):
-            return None
     logits = adjust(logits, seen, asked)
+    # Nothing is allowed, a penalty left nothing, or the model's numbers are none: no distribution to draw from.
+    if not bool(logits.max().isfinite()):
+        return None
     if asked.temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial(logits.softmax(dim=-1).cpu(), 1, generator=sequence.generator))

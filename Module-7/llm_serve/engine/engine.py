@@ -146,7 +146,7 @@ class Engine:
         return number
 
     def _checked(self, request: Request) -> tuple[Request, int]:
-        asked = request.sampling
+        asked, rows = request.sampling, vocab_rows(self.model)
         try:
             most = room(self.model, [request.prompt], asked.max_new_tokens)
         except ValueError as error:
@@ -159,8 +159,12 @@ class Engine:
             )
         if not 1 <= request.n <= self.config.max_num_seqs:
             raise RequestError(f"n={request.n} answers; from 1 to {self.config.max_num_seqs} can be asked for")
-        if request.logprobs is not None and not 0 <= request.logprobs <= vocab_rows(self.model):
-            raise RequestError(f"logprobs={request.logprobs} must be from 0 to {vocab_rows(self.model)}")
+        if asked.seed + request.n > 2**64:  # each answer has a seed of its own
+            raise RequestError(f"seed={asked.seed} and n={request.n}: the last answer's seed is beyond 2^64 - 1")
+        if (wrong := next((each for each in asked.suppress_tokens if not 0 <= each < rows), None)) is not None:
+            raise RequestError(f"suppress_tokens has token {wrong}, and the model a vocab_size of {rows}")
+        if request.logprobs is not None and not 0 <= request.logprobs <= rows:
+            raise RequestError(f"logprobs={request.logprobs} must be from 0 to {rows}")
         if any(not stop for stop in request.stop):
             raise RequestError("a stop text is empty; leave it out")
         if request.stop and self.tokenizer is None:

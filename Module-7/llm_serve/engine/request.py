@@ -20,7 +20,11 @@ class Constraint(Protocol):
         """One of its own for a sequence, at the beginning."""
 
     def mask(self) -> Tensor:
-        """True for the tokens that may come next, (vocab,)."""
+        """True for the tokens that may come next, (vocab,).
+
+        Raises:
+            ConstraintError: where it cannot go on; the answer ends there.
+        """
 
     def accept(self, token: int) -> None:
         """Go on by a token."""
@@ -63,7 +67,7 @@ class TokenLogprobs:
 
 class Finish(Enum):
     """Why an answer ended; the values are those of OpenAI's interface, "cancelled", and "error"
-    where a constraint allows no token any more."""
+    where no token can be drawn: a constraint allows none or cannot go on, or no logit that may be taken is finite."""
 
     STOP = "stop"
     LENGTH = "length"

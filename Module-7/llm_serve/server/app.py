@@ -46,15 +46,18 @@ def application(engine: Engine, config: ServerConfig) -> FastAPI:
     """The server of an engine; `uvicorn.run` takes it. The engine starts and ends with it.
 
     Raises:
-        ValueError: for an engine without a tokenizer.
+        ValueError: for an engine without a tokenizer, and an adapter with the model's name.
     """
     if engine.tokenizer is None:
         raise ValueError("the model has no tokenizer, and a server needs one; serve a folder that holds both")
     metrics = Metrics()
     worker = Worker(engine, metrics)
     adapters = () if engine.bank is None else tuple(name for name in engine.bank.names if name is not None)
+    if config.model_name in adapters:
+        raise ValueError(f"an adapter is called {config.model_name!r}, as the model is; give one of them another name")
     model = engine.model.config
-    reader = Reader(engine.tokenizer, model.vocab_size, model.max_position_embeddings, config.model_name, adapters)
+    longest = min(model.max_position_embeddings, engine.config.num_blocks * engine.config.block_size)
+    reader = Reader(engine.tokenizer, model.vocab_size, longest, config.model_name, adapters)
     seeds = itertools.count(time.time_ns() % 2**62)
     started = int(time.time())
 
@@ -88,8 +91,13 @@ def application(engine: Engine, config: ServerConfig) -> FastAPI:
 
     async def read(http: HTTPRequest, kind: type[Body]) -> Body:
         allow(http)
+        http.state.until = asyncio.get_running_loop().time() + config.request_seconds
         try:
-            asked = kind.model_validate(without_neutral(await _body(http, config.max_body_bytes)))
+            async with asyncio.timeout_at(http.state.until):
+                body = await _body(http, config.max_body_bytes)
+            asked = kind.model_validate(without_neutral(body))
+        except TimeoutError:
+            raise APIError(408, f"the body did not end within {config.request_seconds:g} s", "timeout") from None
         except ValidationError as error:
             first = error.errors()[0]
             param = ".".join(map(str, first["loc"]))
@@ -105,10 +113,15 @@ def application(engine: Engine, config: ServerConfig) -> FastAPI:
             )
         return asked
 
-    async def submit(make: Callable[[], Request]) -> tuple[Request, Ticket]:
+    late = f"not done within {config.request_seconds:g} s; ask for less"
+
+    async def submit(make: Callable[[], Request], until: float) -> tuple[Request, Ticket]:
         try:
-            request = await asyncio.to_thread(make)  # a long prompt is not tokenized between others' words
-            return request, await worker.submit(request)
+            async with asyncio.timeout_at(until):
+                request = await asyncio.to_thread(make)  # a long prompt is not tokenized between others' words
+                return request, await worker.submit(request)
+        except TimeoutError:
+            raise APIError(504, late, "timeout") from None
         except RequestError as error:
             long = "tokens" in str(error) and "room" in str(error)
             code = "context_length_exceeded" if long else "invalid_value"
@@ -119,19 +132,20 @@ def application(engine: Engine, config: ServerConfig) -> FastAPI:
             raise APIError(503, str(error), "engine_stopped") from None
 
     async def serve(http: HTTPRequest, asked: Asked, make: Callable[[], Request], chat: bool) -> Response:
-        request, ticket = await submit(make)
+        until: float = http.state.until
+        request, ticket = await submit(make, until)
         replies = Replies(engine, asked, request, chat, f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}")
         if asked.stream:
             return StreamingResponse(
-                _events(worker, ticket, replies, config.request_seconds), media_type="text/event-stream",
+                _events(worker, ticket, replies, until, late), media_type="text/event-stream",
                 headers={"Cache-Control": "no-cache"},
             )  # fmt: skip
         try:
-            return JSONResponse(await _whole(http, worker, ticket, replies, config.request_seconds))
+            return JSONResponse(await _whole(http, worker, ticket, replies, until))
         except EngineStopped as error:
             raise APIError(503, str(error), "engine_stopped") from None
         except TimeoutError:
-            raise APIError(504, f"not done within {config.request_seconds:g} s; ask for less", "timeout") from None
+            raise APIError(504, late, "timeout") from None
 
     @app.post("/v1/chat/completions")
     async def chat(http: HTTPRequest) -> Response:
@@ -145,7 +159,7 @@ def application(engine: Engine, config: ServerConfig) -> FastAPI:
 
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "llm-serve",
-                "max_model_len": model.max_position_embeddings}  # fmt: skip
+                "max_model_len": longest}  # fmt: skip
 
     @app.get("/v1/models")
     async def models(http: HTTPRequest) -> dict[str, Any]:
@@ -192,7 +206,7 @@ async def _body(http: HTTPRequest, most: int) -> dict[str, Any]:
     return found
 
 
-async def _whole(http: HTTPRequest, worker: Worker, ticket: Ticket, replies: Replies, seconds: float) -> dict[str, Any]:
+async def _whole(http: HTTPRequest, worker: Worker, ticket: Ticket, replies: Replies, until: float) -> dict[str, Any]:
     """The answers when all have ended; a caller who goes away before takes his request with him."""
 
     async def collect() -> None:
@@ -205,7 +219,11 @@ async def _whole(http: HTTPRequest, worker: Worker, ticket: Ticket, replies: Rep
 
     work, leaving = asyncio.create_task(collect()), asyncio.create_task(gone())
     try:
-        done, _ = await asyncio.wait({work, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            {work, leaving},
+            timeout=max(0.0, until - asyncio.get_running_loop().time()),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         if work in done:
             work.result()
             return replies.whole()
@@ -219,10 +237,10 @@ async def _whole(http: HTTPRequest, worker: Worker, ticket: Ticket, replies: Rep
             worker.cancel(ticket)
 
 
-async def _events(worker: Worker, ticket: Ticket, replies: Replies, seconds: float) -> AsyncIterator[str]:
+async def _events(worker: Worker, ticket: Ticket, replies: Replies, until: float, late: str) -> AsyncIterator[str]:
     """Server-sent events; a caller who goes away closes this generator, and his request ends."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(until):
             for event in replies.begin():
                 yield _event(event)
             async for deltas in ticket.deltas():
@@ -234,7 +252,7 @@ async def _events(worker: Worker, ticket: Ticket, replies: Replies, seconds: flo
     except EngineStopped as error:
         yield _event(APIError(503, str(error), "engine_stopped").body)
     except TimeoutError:
-        yield _event(APIError(504, f"not done within {seconds:g} s; ask for less", "timeout").body)
+        yield _event(APIError(504, late, "timeout").body)
     finally:
         if ticket.open and worker.alive:
             worker.cancel(ticket)

@@ -50,12 +50,16 @@ class Metrics:
     def stepped(self, engine: Engine, seconds: float) -> None:
         """The engine made a step."""
         self.step.observe(seconds)
+        self.held(engine)
+        if engine.log:
+            self.preempted.inc(len(engine.log[-1].preempted))
+
+    def held(self, engine: Engine) -> None:
+        """What the engine holds now."""
         scheduler = engine.scheduler
         self.running.set(len(scheduler.running))
         self.waiting.set(len(scheduler.waiting))
         self.cache.set(scheduler.pool.used / scheduler.pool.num_blocks)
-        if engine.log:
-            self.preempted.inc(len(engine.log[-1].preempted))
 
     def wrote(self, delta: Delta, begin: float, last: float | None, now: float) -> None:
         """A token was written, or an answer ended."""

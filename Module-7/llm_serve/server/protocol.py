@@ -89,7 +89,7 @@ class Asked(Strict):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     response_format: ResponseFormat | None = None
-    priority: int = 0
+    priority: int = Field(default=0, ge=-100, le=100)  # or one caller would stand before all others for ever
     user: str | None = None
 
     def stops(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ class Reader:
     Args:
         tokenizer: of the model.
         rows: of its vocabulary.
-        positions: that it has.
+        positions: that an answer may reach: those of the model, or fewer where the cache has room for fewer.
         name: that it is served under.
         adapters: names of adapters, which are asked for as models are.
     """
@@ -152,7 +152,7 @@ class Reader:
             prompt = tuple(prompt_ids(messages, self.tokenizer))
         except ValueError as error:
             raise RequestError(str(error)) from None
-        most = asked.max_completion_tokens or asked.max_tokens or self.positions
+        most = asked.max_completion_tokens or asked.max_tokens or max(1, self.positions - len(prompt))
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
         return self._request(asked, prompt, most, logprobs, seed)
 

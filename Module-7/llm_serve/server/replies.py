@@ -8,6 +8,7 @@ from typing import Any
 
 from llm_serve.engine.engine import Answer, Delta, Engine, answer
 from llm_serve.engine.request import Finish, Request, TokenLogprobs
+from llm_serve.engine.text import BROKEN
 from llm_serve.server.protocol import Asked
 
 
@@ -94,7 +95,9 @@ class Replies:
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._text(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        # A part of a letter: what its bytes are the tokenizer does not tell, and None is OpenAI's word for that.
+        known = None if BROKEN in text else list(text.encode())
+        return {"token": text, "logprob": logprob, "bytes": known}
 
     def _text(self, token: int) -> str:
         assert self.engine.tokenizer is not None

@@ -53,7 +53,7 @@ class Worker:
 
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self.engine, self.metrics = engine, metrics
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -86,6 +86,7 @@ class Worker:
 
         def order() -> None:
             try:
+                self._refuse_after_failure()
                 ticket.number = self.engine.submit(request)
             except Exception as error:
                 done.set_exception(error)
@@ -108,9 +109,16 @@ class Worker:
             self._order(lambda: self._cancel(ticket))
 
     def _cancel(self, ticket: Ticket) -> None:
-        self._hand_out(self.engine.cancel(ticket.number))
+        if self.failure is None:
+            self._hand_out(self.engine.cancel(ticket.number))
+            self.metrics.held(self.engine)  # no step may follow that would tell
+
+    def _refuse_after_failure(self) -> None:
+        if self.failure is not None:
+            raise EngineStopped(f"the engine failed: {type(self.failure).__name__}; restart the server")
 
     def _order(self, order: Callable[[], None]) -> None:
+        self._refuse_after_failure()
         if not self.alive:
             raise EngineStopped("the engine has stopped; restart the server")
         self._orders.put(order)
@@ -123,9 +131,11 @@ class Worker:
                 self.metrics.stepped(self.engine, time.perf_counter() - before)
                 self._hand_out(deltas)
             self._abandon(EngineStopped("the server is going down"))
-        except Exception as error:  # a failure of the model or of this code: every request is told
+        except BaseException as error:  # of the model or of this code; a panic of a library in Rust is no Exception
             self.failure = error
             self._abandon(EngineStopped(f"the engine failed: {type(error).__name__}"))
+            while (order := self._orders.get()) is not None:  # who asked during the step that failed is told too
+                order()
 
     def _take_orders(self) -> bool:
         """All that was asked since the last step; waits where there is nothing to compute. False at the end."""

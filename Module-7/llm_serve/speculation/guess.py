@@ -66,7 +66,8 @@ class DraftModel:
 
     def __init__(self, model: GPT) -> None:
         self.model = model
-        self._cache = PreallocatedCache(model.config, 1, model.config.max_position_embeddings)
+        positions = model.config.max_position_embeddings
+        self._cache = PreallocatedCache(model.config, 1, positions, model.lm_head.weight.dtype)
         self._read: list[int] = []  # the tokens in the cache
 
     @torch.inference_mode()

@@ -7,7 +7,9 @@ through tokens that end in the middle of a word of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +19,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from llm_serve.errors import RequestError
+from llm_serve.errors import ConstraintError, RequestError
+
+MOST_MULTIPLE = 10_000
 
 
 class Grammar:
@@ -41,24 +45,20 @@ class Grammar:
         return Grammar(fresh, self.rows)
 
     def mask(self) -> Bool[Tensor, " vocab"]:
-        """True for tokens that may come next."""
+        """True for tokens that may come next.
+
+        Raises:
+            ConstraintError: after a token that was not allowed, and where a step takes more than llguidance's limits.
+        """
         bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
-        self._refuse_errors()
+        if self.matcher.is_error():
+            raise ConstraintError(f"the grammar cannot go on: {_reason(self.matcher.get_error())}")
         return torch.from_numpy(np.unpackbits(bits, bitorder="little")[: self.rows].astype(bool))
 
     def accept(self, token: int) -> None:
-        """Go on by a token.
-
-        Raises:
-            ValueError: for one that the mask does not allow.
-        """
+        """Go on by a token; after one that the mask does not allow, the next mask raises."""
         if not self.matcher.is_stopped():
             self.matcher.consume_token(token)
-        self._refuse_errors()
-
-    def _refuse_errors(self) -> None:
-        if self.matcher.is_error():
-            raise ValueError(f"the grammar cannot go on: {str(self.matcher.get_error()).splitlines()[0]}")
 
 
 def json_schema(tokenizer: PreTrainedTokenizerFast, schema: Mapping[str, Any] | None, rows: int) -> Grammar:
@@ -70,12 +70,33 @@ def json_schema(tokenizer: PreTrainedTokenizerFast, schema: Mapping[str, Any] | 
         rows: of the model's vocabulary.
 
     Raises:
-        RequestError: for a schema that llguidance does not know, with its reason.
+        RequestError: for a schema that llguidance does not know or cannot begin, with its reason, and for multiples
+            whose automaton would take it minutes.
     """
     from llguidance import LLMatcher
 
     asked = {"type": "object"} if schema is None else schema
+    together = math.lcm(*_multiples(asked))
+    if together > MOST_MULTIPLE:
+        raise RequestError(
+            f"multipleOf: the least common multiple of the schema's numbers, as whole ones, is {together:,}; at most "
+            f"{MOST_MULTIPLE:,} is followed"
+        )
     return _made(tokenizer, LLMatcher.grammar_from_json_schema(json.dumps(asked)), rows, "JSON schema")
+
+
+def _multiples(schema: Any) -> Iterator[int]:
+    """Every multipleOf in a schema as a whole number, 0.25 as 25: remainders are what an automaton counts."""
+    rest = [schema]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, Mapping):
+            step = part.get("multipleOf")
+            if type(step) is int or (type(step) is float and math.isfinite(step)):
+                yield max(1, abs(int("".join(map(str, Decimal(str(step)).normalize().as_tuple().digits)))))
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
 
 
 def regex(tokenizer: PreTrainedTokenizerFast, pattern: str, rows: int) -> Grammar:
@@ -99,4 +120,12 @@ def _made(tokenizer: PreTrainedTokenizerFast, grammar: str, rows: int, kind: str
     wrong = LLMatcher.validate_grammar(grammar)
     if wrong:
         raise RequestError(f"the {kind} cannot be followed: {' '.join(str(wrong).split())}")
-    return Grammar(LLMatcher(_followed(tokenizer, rows), grammar), rows)
+    matcher = LLMatcher(_followed(tokenizer, rows), grammar, log_level=0)  # its warnings would tell what was asked
+    matcher.compute_bitmask()  # some cannot even begin, which only the first mask shows
+    if matcher.is_error():
+        raise RequestError(f"the {kind} cannot be followed: {_reason(matcher.get_error())}")
+    return Grammar(matcher, rows)
+
+
+def _reason(error: str) -> str:
+    return error.splitlines()[0] if error else "no reason given"
