@@ -133,3 +133,11 @@ def test_expected_tokens_and_when_it_pays():
 def test_a_guesser_of_another_vocabulary():
     with pytest.raises(ValueError, match=f"the guesser has 7 tokens and the model {VOCAB}"):
         speculate(pair()[1], [1, 2, 1], Sampling(max_new_tokens=3), PromptLookup(7))
+
+
+def test_distributions_that_differ_by_rounding_alone(monkeypatch):
+    """The guess falls by the last bit of a draw, and there is nothing to replace it from: it stays."""
+    q = torch.tensor([0.25, 0.75])
+    p = torch.stack([q * (1 - 1e-6), torch.tensor([0.0, 1.0])])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(1.0))
+    assert accept(p, q[None], [0]) == (1, 1)

@@ -33,7 +33,8 @@ def accept(
         p, q = target[place], draft[place]
         if float(torch.rand((), generator=generator)) * float(q[guess]) >= float(p[guess]):
             rest = (p - q).clamp(min=0)
-            return place, int(torch.multinomial(rest / rest.sum(), 1, generator=generator))
+            if rest.any():  # p and q may differ by rounding alone: then the guess stays
+                return place, int(torch.multinomial(rest / rest.sum(), 1, generator=generator))
     return len(guesses), int(torch.multinomial(target[len(guesses)], 1, generator=generator))
 
 

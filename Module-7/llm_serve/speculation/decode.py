@@ -46,7 +46,8 @@ def speculate(model: GPT, prompt: Sequence[int], sampling: Sampling, guesser: Gu
     """
     most = room(model, [prompt], sampling.max_new_tokens)
     generator = torch.Generator().manual_seed(sampling.seed)
-    cache = PreallocatedCache(model.config, 1, len(prompt) + most, model.lm_head.weight.dtype)
+    weight = model.lm_head.weight
+    cache = PreallocatedCache(model.config, 1, len(prompt) + most, weight.dtype, weight.device)
     tokens, looks, guessed, kept = list(prompt), 0, 0, 0
     while len(tokens) < len(prompt) + most:
         left = len(prompt) + most - len(tokens) - 1  # the token behind the guesses is always written
@@ -56,7 +57,7 @@ def speculate(model: GPT, prompt: Sequence[int], sampling: Sampling, guesser: Gu
                 f"the guesser has {q.shape[1]} tokens and the model {model.config.vocab_size}; they need one tokenizer"
             )
         new = [*tokens[len(cache) :], *found]
-        logits = model(torch.tensor([new]), cache=cache).logits[0, -len(found) - 1 :]
+        logits = model(torch.tensor([new], device=weight.device), cache=cache).logits[0, -len(found) - 1 :]
         p = torch.stack([law(row, [*tokens, *found[:place]], sampling) for place, row in enumerate(logits)])
         stay, following = accept(p, q, found, generator)
         looks, guessed, kept = looks + 1, guessed + len(found), kept + stay

@@ -66,8 +66,8 @@ class DraftModel:
 
     def __init__(self, model: GPT) -> None:
         self.model = model
-        positions = model.config.max_position_embeddings
-        self._cache = PreallocatedCache(model.config, 1, positions, model.lm_head.weight.dtype)
+        positions, weight = model.config.max_position_embeddings, model.lm_head.weight
+        self._cache = PreallocatedCache(model.config, 1, positions, weight.dtype, weight.device)
         self._read: list[int] = []  # the tokens in the cache
 
     @torch.inference_mode()
@@ -91,5 +91,6 @@ class DraftModel:
             known += 1
         self._cache.crop(known)
         self._read = list(text)
-        logits: Tensor = self.model(torch.tensor([text[known:]]), cache=self._cache).logits[0, -1]
+        ids = torch.tensor([text[known:]], device=self.model.lm_head.weight.device)
+        logits: Tensor = self.model(ids, cache=self._cache).logits[0, -1]
         return logits

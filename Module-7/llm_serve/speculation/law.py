@@ -12,7 +12,7 @@ from torch import Tensor
 
 def law(logits: Float[Tensor, " vocab"], tokens: Sequence[int], sampling: Sampling) -> Float[Tensor, " vocab"]:
     """The distribution of the next token after `tokens`: a single 1 where the likeliest is taken."""
-    row = logits.float()[None].clone()
+    row = logits.float().cpu()[None].clone()
     row[:, list(sampling.suppress_tokens)] = -torch.inf
     row = adjust(row, torch.tensor([list(tokens)]), sampling)[0]
     if sampling.temperature == 0:
