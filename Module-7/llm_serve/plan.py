@@ -106,7 +106,11 @@ def weight_bytes(config: GPTConfig, weights: str) -> float:
 def step_seconds(
     config: GPTConfig, machine: Machine, weights: str, cache: str, parallel: int, batch: int, held: float
 ) -> float:
-    """The least seconds in which a copy writes a token for each of `batch` requests with `held` tokens in the cache."""
+    """The least seconds in which a copy writes a token for each of `batch` requests with `held` tokens in the cache.
+
+    Products are counted at the rate of 16 bits, also for weights of fewer: where products and not bytes decide, a GPU
+    that multiplies eight bits twice as fast has a lower bound.
+    """
     parts = parameter_parts(config)
     looked_up = 0 if config.tie_word_embeddings else parts["embedding"]  # rows of it are read, not all
     read = weight_bytes(config, weights) - WEIGHT_BYTES["bfloat16"] * looked_up

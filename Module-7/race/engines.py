@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -81,16 +81,22 @@ def ours(model: nn.Module, work: list[Arrival], batch: int, config: EngineConfig
     return written
 
 
-@torch.inference_mode()
-def static(model: Any, work: list[Arrival], batch: int, config: EngineConfig) -> Answers:
-    """Serve them with `generate` of transformers, a padded batch after the other."""
+def batches(work: list[Arrival], size: int) -> Iterator[list[tuple[int, Arrival]]]:
+    """Static batches: whoever has come when the batch before is done, with their numbers; at most `size`."""
     begin, todo = time.perf_counter(), list(enumerate(work))
-    written: Answers = {}
     while todo:
         time.sleep(max(0.0, todo[0][1].at - (time.perf_counter() - begin)))
         now = time.perf_counter() - begin
-        part = [each for each in todo[:batch] if each[1].at <= now]
+        part = [each for each in todo[:size] if each[1].at <= now]
         del todo[: len(part)]
+        yield part
+
+
+@torch.inference_mode()
+def static(model: Any, work: list[Arrival], batch: int, config: EngineConfig) -> Answers:
+    """Serve them with `generate` of transformers, a padded batch after the other."""
+    written: Answers = {}
+    for part in batches(work, batch):
         ids, mask = pad_left([each.prompt for _, each in part], 0, torch.device("cpu"))
         most = max(each.new for _, each in part)
         out = model.generate(
@@ -138,13 +144,8 @@ def compiled(folder: Path) -> Callable[[nn.Module, list[Arrival], int, EngineCon
 
     def serve(model: nn.Module, work: list[Arrival], batch: int, config: EngineConfig) -> Answers:
         names = json.loads((folder / "vocabulary.json").read_text("utf-8"))
-        begin, todo = time.perf_counter(), list(enumerate(work))
         written: Answers = {}
-        while todo:
-            time.sleep(max(0.0, todo[0][1].at - (time.perf_counter() - begin)))
-            now = time.perf_counter() - begin
-            part = [each for each in todo[:batch] if each[1].at <= now]
-            del todo[: len(part)]
+        for part in batches(work, batch):
             prompts = [[names[token] for token in each.prompt] for _, each in part]
             most = max(each.new for _, each in part)
             out = generator.generate_batch(

@@ -96,7 +96,8 @@ def serve(engine: Engine, config: ServerConfig) -> Iterator[Running]:
     yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, app.state.worker)
     server.should_exit = True
     thread.join()
-    assert (not app.state.worker.alive and engine.scheduler.pool.used == 0) or engine.unfinished
+    assert not app.state.worker.alive
+    assert engine.unfinished or engine.scheduler.pool.used == 0  # of an engine that failed, requests stay open
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +382,8 @@ def test_a_short_soak_leaves_nothing_behind(server):
     before = held_bytes()
     assert soak(server, 6, seed=1) > 20
     assert server.settles() and server.worker.alive
-    assert held_bytes() - before < 60e6
+    # 2.5 MB were seen after 340 answers and 5.7 MB after 1,050: the engine's log fills up to its 10,000 steps.
+    assert held_bytes() - before < 20e6
     assert max(step.blocks for step in server.engine.log) <= 400
 
 
@@ -391,7 +393,7 @@ def test_ten_minutes_are_bounded_in_memory(server):
     soak(server, 60)
     before = held_bytes()
     assert soak(server, 540, seed=2) > 1_000
-    assert server.settles() and held_bytes() - before < 60e6
+    assert server.settles() and held_bytes() - before < 60e6  # the same, and what the allocator keeps
 
 
 @pytest.fixture(scope="module")

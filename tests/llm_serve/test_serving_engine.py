@@ -101,7 +101,7 @@ def test_several_answers_to_one_prompt_share_its_blocks_and_part():
     assert len({each.tokens for each in answers}) == 4
     assert engine.scheduler.pool.used == 0
     # The prompt is read once, and its first block is one for all: after the first step there are 2 and not 8.
-    assert engine.log[0].tokens == ((0, 0, 7, False),) or engine.log[0].tokens[0][2] == 7
+    assert [count for _, _, count, _ in engine.log[0].tokens] == [7]
     assert engine.log[0].blocks == 2
     assert engine.log[1].blocks == 5  # the half-full second block was copied for three of the four
 
