@@ -75,7 +75,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 def run_program(
     name: str, run: Callable[[list[str]], int], told: Callable[[BaseException], str],
-    arguments: Sequence[str] | None = None, resumable: str = "", go_on: str = "", catch_sigterm: bool = True,
+    arguments: Sequence[str] | None = None, resumable: str | Sequence[str] = (), go_on: str = "", catch_sigterm: bool = True,
 ) -> int:  # fmt: skip
     """Run a command line; the exit code. A mistake is one line on stderr, unless `--traceback` stands among it.
 
@@ -84,14 +84,15 @@ def run_program(
         run: takes the arguments without `--traceback`; its result is the exit code.
         told: an error in one line.
         arguments: those of the process by default.
-        resumable: the command that can be gone on with after a stop.
+        resumable: the command that can be gone on with after a stop, or several.
         go_on: how, in words.
         catch_sigterm: end by `ended_by_sigterm`; a process that another one manages ends as that one has it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     traceback = "--traceback" in given or traceback_wanted()
     given = [each for each in given if each != "--traceback"]
-    advice = f"; {go_on}" if given[:1] == [resumable] else ""
+    names = (resumable,) if isinstance(resumable, str) else resumable
+    advice = f"; {go_on}" if given and given[0] in names else ""
     show_any_letter()
     try:
         with ended_by_sigterm() if catch_sigterm else nullcontext():

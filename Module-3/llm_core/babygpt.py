@@ -83,7 +83,10 @@ class BabyGPT(pl.LightningModule):
         ):
             if not holds:
                 raise ValueError(f"{name}={value} must be {allowed}")
-        self.save_hyperparameters(ignore=["model"])
+        # By name: all that a subclass takes would be copied too, whole models among it.
+        self.save_hyperparameters(
+            "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay", "betas", "loss_chunk"
+        )
         # What `from_pretrained` of any library gives is in evaluation mode, and would be trained without its dropout.
         self.model = fast((GPT(model) if isinstance(model, GPTConfig) else model).train())
         self._losses, self._targets = torch.zeros(()), torch.zeros((), dtype=torch.long)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from llm_data.datamodule import LLMDataModule
 from llm_data.text.corpora import load_corpus
+from llm_data.text.parsing import parses as parses
 from llm_data.workspace import cache_folder, digest, locked
 from safetensors.torch import load_file, save_file
 
@@ -181,14 +180,3 @@ def _train(recipe: Recipe, data: LLMDataModule, folder: Path, accelerator: str) 
         "config": asdict(config), "losses": keep.losses, "val_losses": keep.val_losses
     }  # fmt: skip
     (folder / "history.json").write_text(json.dumps(history), "utf-8")
-
-
-def parses(text: str) -> bool:
-    """Whether a text is Python."""
-    with warnings.catch_warnings():  # an invalid escape is a warning, and still Python
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return False
-    return True

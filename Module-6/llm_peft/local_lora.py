@@ -18,6 +18,7 @@ from llm_core.store.resume import (
     refuse_other_steps,
     settle_progress,
 )
+from llm_data.rows.module import RowsDataModule
 from llm_scale.trainer.checks import local_numbers, most_numbers
 from llm_scale.trainer.model import shard_blocks
 from llm_scale.trainer.settings import Parallel
@@ -66,8 +67,6 @@ class LocalLoRA(BabyGPT):
     ) -> None:  # fmt: skip
         super().__init__(model.model, learning_rate, warmup_steps, min_lr_ratio, weight_decay, betas, loss_chunk)
         self.prepared, self.settings = model, settings
-        for name in ("model", "settings"):  # objects, which a checkpoint does not take
-            self.hparams.pop(name, None)
         self.strict_loading = False  # a checkpoint holds the adapter alone
         self._start: dict[str, Tensor] | None = None
         self._cut = False
@@ -110,7 +109,7 @@ class LocalLoRA(BabyGPT):
     def setup(self, stage: str) -> None:
         """Compare the model with the data it is about to meet."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, ChatDataModule):
+        if not isinstance(data, RowsDataModule):
             return
         rows, positions = vocab_rows(self.model), max_positions(self.model.config)
         if data.vocab_size > rows:
@@ -180,13 +179,13 @@ class LocalLoRA(BabyGPT):
             refuse_other_steps(checkpoint.get("step"), self._step, trainer.max_epochs not in (None, -1))
             refuse_other_states(checkpoint, parameter_groups(self.model, self.hparams["weight_decay"]))
             if not trainer.overfit_batches and trainer.limit_train_batches == 1.0:
-                settle_progress(checkpoint, ChatDataModule.__qualname__)
+                settle_progress(checkpoint, type(trainer.datamodule).__qualname__)
         self._last_good = checkpoint.get("last_good_loss", math.nan)
 
     @property
     def _step(self) -> dict[str, int] | None:
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, ChatDataModule):
+        if not isinstance(data, RowsDataModule):
             return None
         return {"rows": data.batch_size * self._batches, "batches": self.trainer.accumulate_grad_batches}
 

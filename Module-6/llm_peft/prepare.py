@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from llm_core.model import GPT
 from llm_core.store.registry import load_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -39,19 +40,25 @@ class Prepared:
     base_name: str
 
 
-def prepare(base_name: str, settings: FineTune, device: str = "cpu") -> Prepared:
+def prepare(base_name: str, settings: FineTune, device: str = "cpu", own: bool = False) -> Prepared:
     """Load a base model and put on it what `settings` asks for.
 
     Args:
         base_name: "smollm2-135m", a folder of transformers, or an id of the hub.
         settings: method and adapter.
         device: where the linear layers are quantised; a training loop moves the rest by itself.
+        own: load a `GPT` of this course in place of transformers' class, as a serving engine of ours wants it.
 
     Raises:
         ValueError: when there is no such model, no network, targets that match nothing, or a method that cannot be
             here.
     """
-    model, tokenizer = load_model(base_name, transformers=True, dtype=settings.torch_dtype)
+    model, tokenizer = load_model(base_name, transformers=not own, dtype=settings.torch_dtype)
+    if own and not isinstance(model, GPT):
+        wrong = f"{base_name} is a {type(model).__name__}, which is not of this course's GPT class"
+        raise ValueError(f"{wrong}; take a model of Llama's architecture")
+    if own and settings.library != "ours" and settings.method != "full":
+        raise ValueError(f"library={settings.library!r} is for models of transformers; here take library='ours'")
     if tokenizer is None:
         raise ValueError(f"{base_name} has no tokenizer; take another model")
     base = fingerprint_of_model(model)

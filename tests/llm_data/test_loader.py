@@ -282,13 +282,13 @@ FAILING = object()
 
 
 def test_a_worker_that_was_killed_is_one_line(tokens, monkeypatch):
-    monkeypatch.setattr("llm_data.rows.loader.RowDataset", Dying)
+    monkeypatch.setattr("llm_data.rows.loader.RowDataset", lambda table, _: Dying(table))
     with pytest.raises(RuntimeError, match=r"^a worker process of num_workers=1 died .*lower num_workers") as caught:
         list(make(tokens, num_workers=1))
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_living_worker_raises_is_left_as_it_is(tokens, monkeypatch):
-    monkeypatch.setattr("llm_data.rows.loader.RowDataset", lambda _: Dying(FAILING))
+    monkeypatch.setattr("llm_data.rows.loader.RowDataset", lambda *_: Dying(FAILING))
     with pytest.raises(RuntimeError, match="a fault of its own"):
         list(make(tokens, num_workers=1))

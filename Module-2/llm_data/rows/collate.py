@@ -24,6 +24,18 @@ Batch = dict[str, Tensor]
 
 
 @runtime_checkable  # for the types that tests check while they run
+class Ordered(Protocol):
+    """What a loader must know of rows to order them; a `collate` of its own makes the batches."""
+
+    plan: str
+    filled: np.ndarray
+
+    @property
+    def packing(self) -> Packing: ...
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
 class Table(Protocol):
     """Rows that batches are made of: a `RowTable`, or rows whose targets are chosen one by one.
 

@@ -7,7 +7,7 @@ them, and when their number changes, what is left is divided among the new ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from llm_data.errors import one_line
-from llm_data.rows.collate import Batch, Table, make_batch
+from llm_data.rows.collate import Batch, Ordered, make_batch
 from llm_data.tokenizers.parallelism import tokenizers_in_one_thread
 from llm_data.workspace import digest
 
@@ -42,6 +42,7 @@ class StatefulLoader:
         num_workers: processes that prepare batches ahead; 0 prepares them here.
         pin_memory: put batches in page-locked memory, from which copies to a GPU can overlap with its work.
         drop_last: leave out an epoch's last step when it is not full (those rows come again in other epochs' orders).
+        collate: makes the batch of some rows; of none one without a target.
 
     Raises:
         ValueError: for numbers out of range, and when `drop_last` leaves no step at all.
@@ -49,7 +50,7 @@ class StatefulLoader:
 
     def __init__(
         self,
-        table: Table,
+        table: Ordered,
         batch_size: int,
         *,
         shuffle: bool = True,
@@ -59,6 +60,7 @@ class StatefulLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
+        collate: Callable[[Any, np.ndarray], Batch] = make_batch,
     ) -> None:
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, num_workers={num_workers} at least 0")
@@ -78,6 +80,7 @@ class StatefulLoader:
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.drop_last = drop_last
+        self.collate = collate
         self.epoch = 0
         self.rows_done = 0  # of this epoch, over all ranks
         self.steps_done = 0  # of this epoch, whatever the number of ranks was
@@ -185,12 +188,12 @@ class StatefulLoader:
     def _batches(self, shares: Iterator[np.ndarray]) -> Iterator[Batch]:
         if not self.num_workers:
             for share in shares:
-                batch = make_batch(self.table, share)
+                batch = self.collate(self.table, share)
                 yield {name: values.pin_memory() for name, values in batch.items()} if self.pin_memory else batch
             return
         # A generator of its own: the workers' seeds must not be drawn from the one that the model's dropout uses.
         loader = DataLoader(
-            RowDataset(self.table),
+            RowDataset(self.table, self.collate),
             sampler=shares,  # with batch_size=None an index may be anything: a batch's rows
             batch_size=None,
             num_workers=self.num_workers,
@@ -217,8 +220,8 @@ class StatefulLoader:
 class RowDataset(Dataset[Batch]):
     """Batches by the numbers of their rows, for the worker processes of a DataLoader."""
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    def __init__(self, table: Ordered, collate: Callable[[Any, np.ndarray], Batch] = make_batch) -> None:
+        self.table, self.collate = table, collate
 
     def __getitem__(self, chosen: np.ndarray) -> Batch:
-        return make_batch(self.table, chosen)
+        return self.collate(self.table, chosen)

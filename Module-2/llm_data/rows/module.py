@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from llm_data.rows.collate import Table
+from llm_data.rows.collate import Ordered, make_batch
 from llm_data.rows.loader import StatefulLoader
 from llm_data.text.corpora import Split
 
@@ -33,13 +33,15 @@ class RowsDataModule(pl.LightningDataModule):
         drop_last: leave out a training epoch's last step when it is not full.
     """
 
+    collate: Any = staticmethod(make_batch)
+
     def __init__(self, batch_size: int, num_workers: int, seed: int, drop_last: bool) -> None:
         super().__init__()
         self.batch_size, self.num_workers, self.seed, self.drop_last = batch_size, num_workers, seed, drop_last
-        self._train_loader: StatefulLoader | None = None
+        self._train_loader: Any = None  # a `StatefulLoader`, or another that knows where it is
         self._position: dict[str, Any] | None = None
 
-    def rows(self, split: Split) -> Table:
+    def rows(self, split: Split) -> Ordered:
         """The rows of one side, as the loaders read them; there after `setup`."""
         raise NotImplementedError
 
@@ -47,7 +49,7 @@ class RowsDataModule(pl.LightningDataModule):
         """The sides that there are."""
         raise NotImplementedError
 
-    def train_dataloader(self) -> StatefulLoader:
+    def train_dataloader(self) -> Any:
         """Training batches, in a new order each epoch, from where a restored state left off.
 
         Asked again under a Trainer (`reload_dataloaders_every_n_epochs`, a second `fit`), the new loader goes on where
@@ -62,11 +64,11 @@ class RowsDataModule(pl.LightningDataModule):
         self._position, self._train_loader = None, loader
         return loader
 
-    def val_dataloader(self) -> StatefulLoader | list[StatefulLoader]:
+    def val_dataloader(self) -> Any:
         """Validation batches, always in the same order; an empty list where there is no such side."""
         return self._loader("val", shuffle=False) if "val" in self.sides() else []
 
-    def test_dataloader(self) -> StatefulLoader | list[StatefulLoader]:
+    def test_dataloader(self) -> Any:
         """Test batches, always in the same order; an empty list where there is no such side."""
         return self._loader("test", shuffle=False) if "test" in self.sides() else []
 
@@ -85,7 +87,7 @@ class RowsDataModule(pl.LightningDataModule):
             self._train_loader.load_state_dict(position)
         self._position = position
 
-    def _loader(self, split: Split, shuffle: bool) -> StatefulLoader:
+    def _loader(self, split: Split, shuffle: bool) -> Any:
         # Under tensor parallelism several processes share one rank of the data; Lightning knows which.
         place: dict[str, Any] = {"num_replicas": 1, "rank": 0}
         if self.trainer is not None and self.trainer.distributed_sampler_kwargs is not None:
@@ -93,5 +95,5 @@ class RowsDataModule(pl.LightningDataModule):
         return StatefulLoader(
             self.rows(split), self.batch_size, shuffle=shuffle, seed=self.seed, rank=place["rank"],
             world_size=place["num_replicas"], num_workers=self.num_workers, pin_memory=torch.cuda.is_available(),
-            drop_last=self.drop_last and split == "train",
+            drop_last=self.drop_last and split == "train", collate=self.collate,
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from llm_data.rows.module import RowsDataModule, refuse_numbers
@@ -11,11 +12,12 @@ from llm_data.text.corpora import Split
 from llm_data.tokenizers.fast import vocab_size
 from transformers import PreTrainedTokenizerBase
 
-from llm_peft.chat.records import Example, read_examples
+from llm_peft.chat.records import read_examples
 from llm_peft.chat.rows import PACKINGS, ChatRows, Cut, cut
 from llm_peft.chat.template import encode
 
 SPLITS: tuple[Split, ...] = ("train", "val")
+T = TypeVar("T")
 
 
 class ChatDataModule(RowsDataModule):
@@ -67,7 +69,7 @@ class ChatDataModule(RowsDataModule):
         if self.val is not None:
             examples["val"] = read_examples(self.val)
         else:
-            examples = dict(zip(SPLITS, _split(examples["train"], self.val_percent, self.seed), strict=True))
+            examples = dict(zip(SPLITS, part(examples["train"], self.val_percent, self.seed), strict=True))
         for split in SPLITS:
             encoded = [encode(each, self.tokenizer) for each in examples[split]]
             kept, self.cut[split] = cut(encoded, examples[split], self.context)
@@ -94,13 +96,17 @@ class ChatDataModule(RowsDataModule):
         return f"ChatDataModule({str(Path(self.train).name)!r}, context={self.context}, batch_size={self.batch_size})"
 
 
-def _split(examples: list[Example], percent: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples, the second drawn with the seed."""
-    number = max(1, round(len(examples) * percent / 100))
-    if number >= len(examples):
-        raise ValueError(f"{len(examples)} examples leave none to train on; give more, or a file for val")
-    chosen = set(np.random.default_rng(seed).permutation(len(examples))[:number].tolist())
-    sides: tuple[list[Example], list[Example]] = ([], [])
-    for place, example in enumerate(examples):
-        sides[place in chosen].append(example)
+def part(items: list[T], percent: float, seed: int, kind: str = "examples") -> tuple[list[T], list[T]]:
+    """Training and validation items, the second drawn with the seed.
+
+    Raises:
+        ValueError: when none would be left to train on.
+    """
+    number = max(1, round(len(items) * percent / 100))
+    if number >= len(items):
+        raise ValueError(f"{len(items)} {kind} leave none to train on; give more, or a file for val")
+    chosen = set(np.random.default_rng(seed).permutation(len(items))[:number].tolist())
+    sides: tuple[list[T], list[T]] = ([], [])
+    for place, item in enumerate(items):
+        sides[place in chosen].append(item)
     return sides

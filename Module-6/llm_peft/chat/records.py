@@ -9,7 +9,7 @@ Of the first the assistant's turns are learned, of the second the completion, of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,11 @@ def example(record: Any, place: str = "example") -> Example:
     if forms == ["messages"]:
         return Example(messages=_checked(record["messages"], place), place=place)
     if forms == ["prompt"]:
-        prompt, completion = _text(record, "prompt", place), _text(record, "completion", place)
+        prompt, completion = text_of(record, "prompt", place), text_of(record, "completion", place)
         if not completion:
             raise ValueError(f"{place}: its completion is empty, so there is nothing to learn")
         return Example(prompt=prompt, completion=completion, place=place)
-    text = _text(record, "text", place)
+    text = text_of(record, "text", place)
     if not text:
         raise ValueError(f"{place}: its text is empty, so there is nothing to learn")
     return Example(completion=text, place=place)
@@ -70,12 +70,26 @@ def read_examples(path: Path | str) -> list[Example]:
         FileNotFoundError: when there is no such file.
         ValueError: for a line that is none, with its number and why, and for a file without any.
     """
+    return [example(record, place) for place, record in lines_of(path)]
+
+
+def lines_of(path: Path | str, kind: str = "examples") -> Iterator[tuple[str, Any]]:
+    """File with line number, and JSON value, of each line that is not empty.
+
+    Args:
+        path: of a `.jsonl` file.
+        kind: what the lines are, for the errors.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for a line that is no JSON, with its number and why, and for a file without any.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a .jsonl file of examples")
+        raise FileNotFoundError(f"{path}: no such file; give a .jsonl file of {kind}")
     if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size / 2**30:.1f} GiB, and examples are held in memory; split it")
-    found = []
+        raise ValueError(f"{path} has {path.stat().st_size / 2**30:.1f} GiB, and {kind} are held in memory; split it")
+    found = False
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             place = f"{path}:{number}"
@@ -89,13 +103,18 @@ def read_examples(path: Path | str) -> list[Example]:
             except ValueError as error:
                 raise ValueError(f"{place}: this is no JSON object ({error})") from error
             if text:
-                found.append(example(record, place))
+                found = True
+                yield place, record
     if not found:
-        raise ValueError(f"{path} has no examples; write one JSON object a line")
-    return found
+        raise ValueError(f"{path} has no {kind}; write one JSON object a line")
 
 
-def _text(record: Mapping[str, Any], key: str, place: str) -> str:
+def text_of(record: Mapping[str, Any], key: str, place: str) -> str:
+    """The string under a key.
+
+    Raises:
+        ValueError: when there is none, or one that is no text.
+    """
     value = record.get(key)
     if not isinstance(value, str):
         what = "is missing" if key not in record else f"is a {type(value).__name__}"
@@ -107,7 +126,12 @@ def _text(record: Mapping[str, Any], key: str, place: str) -> str:
     return value
 
 
-def _checked(messages: Any, place: str) -> tuple[Mapping[str, str], ...]:
+def turns(messages: Any, place: str) -> tuple[Mapping[str, str], ...]:
+    """The turns of a conversation, each with role and content and nothing else.
+
+    Raises:
+        ValueError: when they are none.
+    """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise ValueError(f"{place}: messages must be a list of turns, and not empty")
     for number, message in enumerate(messages):
@@ -115,10 +139,15 @@ def _checked(messages: Any, place: str) -> tuple[Mapping[str, str], ...]:
             raise ValueError(f"{place}: turn {number} is a {type(message).__name__}; expected role and content")
         if message.get("role") not in ROLES:
             raise ValueError(f"{place}: turn {number} has the role {message.get('role')!r}, none of {', '.join(ROLES)}")
-        _text(message, "content", f"{place}, turn {number}")
-    if not any(message["role"] == "assistant" for message in messages):
+        text_of(message, "content", f"{place}, turn {number}")
+    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+
+
+def _checked(messages: Any, place: str) -> tuple[Mapping[str, str], ...]:
+    found = turns(messages, place)
+    if not any(message["role"] == "assistant" for message in found):
         raise ValueError(f"{place}: no turn is the assistant's, so there is nothing to learn")
-    for number, message in enumerate(messages):
+    for number, message in enumerate(found):
         if message["role"] == "assistant" and not message["content"].strip():
             raise ValueError(f"{place}: turn {number}, the assistant's, is empty; leave the example out")
-    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+    return found

@@ -42,7 +42,7 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         wrong = f"{example.place}: the tokenizer has no chat template to write messages with"
         raise ValueError(f"{wrong}; take a model that was trained on chats, or give prompt and completion")
     for number, message in enumerate(example.messages):
-        _refuse_special_tokens(message["content"], tokenizer, f"{example.place}, turn {number}")
+        refuse_special_tokens(message["content"], tokenizer, f"{example.place}, turn {number}")
     text, spans = write_out(example, tokenizer)
     tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = tokens["input_ids"], tokens["offset_mapping"]
@@ -70,13 +70,13 @@ def write_out(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str
         ValueError: for a template that writes earlier turns otherwise when there are later ones.
     """
     messages = list(example.messages)
-    text = _written(messages, tokenizer, example.place)
+    text = written(messages, tokenizer, example.place)
     spans = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        asked = _written(messages[:number], tokenizer, example.place, add_generation_prompt=True)
-        answered = _written(messages[: number + 1], tokenizer, example.place)
+        asked = written(messages[:number], tokenizer, example.place, add_generation_prompt=True)
+        answered = written(messages[: number + 1], tokenizer, example.place)
         if not answered.startswith(asked) or not text.startswith(answered):
             wrong = f"{example.place}: the chat template writes turn {number} otherwise when others follow"
             raise ValueError(f"{wrong}; give each answer an example of its own, as prompt and completion")
@@ -93,13 +93,18 @@ def prompt_ids(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBas
     if tokenizer.chat_template is None:
         raise ValueError("the tokenizer has no chat template; take a model that was trained on chats")
     for message in messages:
-        _refuse_special_tokens(message["content"], tokenizer, f"the {message['role']}'s turn")
-    text = _written(messages, tokenizer, "the chat", add_generation_prompt=True)
+        refuse_special_tokens(message["content"], tokenizer, f"the {message['role']}'s turn")
+    text = written(messages, tokenizer, "the chat", add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
-def _written(messages: list[Any], tokenizer: PreTrainedTokenizerBase, place: str, **options: Any) -> str:
+def written(messages: list[Any], tokenizer: PreTrainedTokenizerBase, place: str, **options: Any) -> str:
+    """A conversation as the template writes it.
+
+    Raises:
+        ValueError: when it refuses.
+    """
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
     except Exception as error:  # templates raise what they like, as for a system turn where there is none
@@ -109,7 +114,7 @@ def _written(messages: list[Any], tokenizer: PreTrainedTokenizerBase, place: str
 def _encode_completion(example: Example, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Prompt and completion one after the other, with an end-of-text token behind; a plain text has no prompt."""
     for text in (example.prompt, example.completion):
-        _refuse_special_tokens(text, tokenizer, example.place)
+        refuse_special_tokens(text, tokenizer, example.place)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-text token, so the model would never learn to stop")
     prompt = [*begin_ids(tokenizer), *tokenizer(example.prompt, add_special_tokens=False)["input_ids"]]
@@ -117,7 +122,7 @@ def _encode_completion(example: Example, tokenizer: PreTrainedTokenizerBase) -> 
     return Encoded(prompt + completion, [IGNORE_INDEX] * len(prompt) + completion)
 
 
-def _refuse_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
+def refuse_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
     """Raise a ValueError for a text that would end a turn, or begin one, from the inside."""
     for token in tokenizer.all_special_tokens:
         if token in text:

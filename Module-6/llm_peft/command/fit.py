@@ -55,8 +55,6 @@ class ConfiguredLoRA(LocalLoRA):
         on_gpu = torch.cuda.is_available() and fine_tune.method == "qlora"
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu"
         super().__init__(prepare(base, fine_tune, device), fine_tune, **options)
-        for name in ("base", "fine_tune"):
-            self.hparams.pop(name, None)
 
 
 class LoRACLI(CLI):

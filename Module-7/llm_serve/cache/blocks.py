@@ -109,5 +109,12 @@ class BlockPool:
         """The block with a key, without holding it."""
         return self._block_of.get(key)
 
+    def forget(self) -> None:
+        """Find none of the blocks again, whoever holds them; those that nobody holds are empty."""
+        self._empty.extend(self._kept)
+        self._kept.clear()
+        self._key_of.clear()
+        self._block_of.clear()
+
     def _forget(self, block: int) -> None:
         del self._block_of[self._key_of.pop(block)]

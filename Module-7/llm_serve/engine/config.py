@@ -7,6 +7,8 @@ from typing import cast
 
 from llm_serve.quantization.kv_cache import FORMATS, KVFormat
 
+LOGPROBS = ("raw_logprobs", "processed_logprobs")
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -21,6 +23,8 @@ class EngineConfig:
         max_waiting: requests that may wait; a further one is refused with `QueueFull`.
         patience: steps after which a waiting request counts as one of the next higher priority: nothing starves.
         kv_cache_dtype: "auto" keeps keys and values in the model's dtype; "int8", "int4" or "fp8" in fewer bits.
+        logprobs_mode: "raw_logprobs" tells the model's log-probabilities; "processed_logprobs" those of the
+            distribution that was drawn from, after temperature and cuts.
         log_steps: how many of the last steps the engine's log keeps.
 
     Raises:
@@ -35,6 +39,7 @@ class EngineConfig:
     max_waiting: int = 1024
     patience: int = 256
     kv_cache_dtype: str = "auto"
+    logprobs_mode: str = "raw_logprobs"
     log_steps: int = 10_000
 
     def __post_init__(self) -> None:
@@ -44,6 +49,8 @@ class EngineConfig:
                 raise ValueError(f"{field.name}={value!r} must be a whole number and at least 1")
         if self.kv_cache_dtype not in ("auto", *FORMATS):
             raise ValueError(f"kv_cache_dtype={self.kv_cache_dtype!r} is none of auto, {', '.join(FORMATS)}")
+        if self.logprobs_mode not in LOGPROBS:
+            raise ValueError(f"logprobs_mode={self.logprobs_mode!r} is none of {', '.join(LOGPROBS)}")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} must be at least max_num_seqs="

@@ -31,24 +31,39 @@ def _plain(sequence: Sequence) -> bool:
 
 
 def _draw(row: Float[Tensor, " vocab"], sequence: Sequence) -> int | None:
-    asked, logits = sequence.request.sampling, row.float()[None].clone()
-    if asked.suppress_tokens:
-        logits[:, list(asked.suppress_tokens)] = -torch.inf
-    seen = torch.tensor([sequence.tokens], device=logits.device)
-    if sequence.constraint is not None:
-        try:
-            allowed = sequence.constraint.mask().to(logits.device)
-        except ConstraintError:
-            return None
-        logits[:, : len(allowed)].masked_fill_(~allowed, -torch.inf)
-        logits[:, len(allowed) :] = -torch.inf
-    logits = adjust(logits, seen, asked)
+    asked = sequence.request.sampling
+    try:
+        logits = drawn_from(row, sequence)
+    except ConstraintError:
+        return None
     # Nothing is allowed, a penalty left nothing, or the model's numbers are none: no distribution to draw from.
     if not bool(logits.max().isfinite()):
         return None
     if asked.temperature == 0:
         return int(logits.argmax())
     return int(torch.multinomial(logits.softmax(dim=-1).cpu(), 1, generator=sequence.generator))
+
+
+def drawn_from(row: Float[Tensor, " vocab"], sequence: Sequence) -> Float[Tensor, "1 vocab"]:
+    """The logits that a place is drawn from: without what may not be, after temperature and cuts. At temperature 0
+    all but the likeliest are out.
+
+    Raises:
+        ConstraintError: where a constraint cannot go on.
+    """
+    asked, logits = sequence.request.sampling, row.float()[None].clone()
+    if asked.suppress_tokens:
+        logits[:, list(asked.suppress_tokens)] = -torch.inf
+    seen = torch.tensor([sequence.tokens], device=logits.device)
+    if sequence.constraint is not None:
+        allowed = sequence.constraint.mask().to(logits.device)
+        logits[:, : len(allowed)].masked_fill_(~allowed, -torch.inf)
+        logits[:, len(allowed) :] = -torch.inf
+    logits = adjust(logits, seen, asked)
+    if asked.temperature == 0:
+        best = logits.argmax(dim=-1, keepdim=True)
+        logits = torch.full_like(logits, -torch.inf).scatter(1, best, logits.gather(1, best))
+    return logits
 
 
 def told(row: Float[Tensor, " vocab"], token: int, top: int) -> TokenLogprobs:

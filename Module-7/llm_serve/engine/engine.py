@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_serve.cache.paged import PagedCache
 from llm_serve.engine.config import EngineConfig
-from llm_serve.engine.draw import draw, told
+from llm_serve.engine.draw import draw, drawn_from, told
 from llm_serve.engine.forward import Piece, forward
 from llm_serve.engine.request import Finish, Request, Sequence, TokenLogprobs
 from llm_serve.engine.scheduler import Plan, Scheduler
@@ -180,6 +180,16 @@ class Engine:
     def _decode(self, tokens: list[int]) -> str:
         return "" if self.tokenizer is None else str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
+    def weights_changed(self) -> None:
+        """Forget the keys and values that later prompts could begin with: they are those of the weights before.
+
+        Raises:
+            RuntimeError: when a request is not whole: the rest of it would be written by other weights.
+        """
+        if self.unfinished:
+            raise RuntimeError(f"{self.unfinished} requests are not whole; end them before the weights change")
+        self.scheduler.pool.forget()
+
     def cancel(self, number: int) -> list[Delta]:
         """End a request where it stands and free what it held; one that is whole or unknown is left alone."""
         ended = [each for each in self._sequences.get(number, []) if each.finish is None]
@@ -228,7 +238,10 @@ class Engine:
         asked = sequence.request
         if token is None:
             return self._end(sequence, None, Finish.ERROR, None)
-        logprobs = None if asked.logprobs is None else told(row, token, asked.logprobs)
+        logprobs = None
+        if asked.logprobs is not None:  # told before the token is part of what was seen
+            raw = self.config.logprobs_mode == "raw_logprobs"
+            logprobs = told(row if raw else drawn_from(row, sequence)[0], token, asked.logprobs)
         if logprobs is not None:
             sequence.logprobs.append(logprobs)
         sequence.tokens.append(token)

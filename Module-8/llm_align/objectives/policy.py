@@ -14,11 +14,16 @@ NORMALISERS, RATIOS = ("answer", "tokens", "length"), ("token", "sequence", "ans
 
 
 class Policy(NamedTuple):
-    """The loss, and what is watched: mean KL to the reference a token, and the share of tokens that were clipped."""
+    """The loss, and what is watched: mean KL to the reference a token, and the share of tokens that were clipped.
+
+    `total` is the sum that `loss` is the mean of, over `count`: sums of several batches make one step of any size.
+    """
 
     loss: Float[Tensor, ""]
     kl: float
     clipped: float
+    total: Float[Tensor, ""]
+    count: int
 
 
 def kl_estimate(logprobs: PerToken, reference: PerToken) -> PerToken:
@@ -89,22 +94,24 @@ def policy_loss(
     if beta:
         losses = losses + beta * kl
     sums = over_answers(losses, mask)
+    written, count = int(mask.sum()), len(sums)
     if normaliser == "answer":
-        loss = (sums / tokens).mean()
+        sums = sums / tokens
     elif normaliser == "tokens":
-        loss = sums.sum() / mask.sum().clamp(min=1)
+        count = written
     else:
         assert max_length is not None
-        loss = sums.sum() / (len(sums) * max_length)
-    count = mask.sum().clamp(min=1)
-    return Policy(loss, float(over_answers(kl.detach(), mask).sum() / count), float((clipped & mask).sum() / count))
+        count *= max_length
+    total, each = sums.sum(), max(written, 1)
+    watched = float(over_answers(kl.detach(), mask).sum() / each), float((clipped & mask).sum() / each)
+    return Policy(total / max(count, 1), *watched, total, count)
 
 
 def _of_answers(log_ratio: PerToken, advantages: Tensor, low: float, high: float) -> Policy:
     if advantages.ndim != 1:
         raise ValueError('ratio="answer" needs an advantage an answer, not a token')
     losses, clipped = clipped_ratio(log_ratio.sum(dim=-1).exp(), advantages, low, high)
-    return Policy(losses.mean(), 0.0, float(clipped.float().mean()))
+    return Policy(losses.mean(), 0.0, float(clipped.float().mean()), losses.sum(), len(losses))
 
 
 def value_loss(
@@ -114,11 +121,18 @@ def value_loss(
     error of a value that moved by at most `clip` since the answers were drawn, as the code of Schulman et al. 2017 has
     it.
     """
+    return value_sum(values, old, returns, mask, clip) / mask.sum().clamp(min=1)
+
+
+def value_sum(
+    values: PerToken, old: PerToken, returns: PerToken, mask: Mask, clip: float | None = 0.2
+) -> Float[Tensor, ""]:  # fmt: skip
+    """The sum that `value_loss` is the mean of."""
     errors = (values - returns).pow(2)
     if clip is not None:
         near = old + (values - old).clamp(-clip, clip)
         errors = torch.max(errors, (near - returns).pow(2))
-    return 0.5 * over_answers(errors, mask).sum() / mask.sum().clamp(min=1)
+    return 0.5 * over_answers(errors, mask).sum()
 
 
 def truncated_weights(trainer: PerToken, engine: PerToken, most: float = 2.0) -> PerToken:

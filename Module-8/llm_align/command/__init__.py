@@ -1,0 +1,1 @@
+"""`align`'s commands on Lightning's CLI."""

@@ -1,0 +1,1 @@
+"""What is learned from: prompts, pairs of answers, and the batches made of them."""

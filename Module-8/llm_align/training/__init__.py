@@ -1,0 +1,1 @@
+"""Lightning modules: preferences, rewards, and policies that learn from their own answers."""
