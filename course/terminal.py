@@ -75,7 +75,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
 def run_program(
     name: str, run: Callable[[list[str]], int], told: Callable[[BaseException], str],
-    arguments: Sequence[str] | None = None, resumable: str | Sequence[str] = (), go_on: str = "", catch_sigterm: bool = True,
+    arguments: Sequence[str] | None = None, resumable: str | Sequence[str] = (), go_on: str = "",
+    catch_sigterm: bool = True,
 ) -> int:  # fmt: skip
     """Run a command line; the exit code. A mistake is one line on stderr, unless `--traceback` stands among it.
 

@@ -18,7 +18,9 @@ STOP_SECONDS = 40  # torchrun gives its ranks 30 to end by themselves
 FAILURE = re.compile(r"rank\s*:\s*(\d+)[^\n]*\n\s*exitcode\s*:\s*(-?\d+)")  # in torchrun's summary, one a rank
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*:\s*(\d+)", re.DOTALL)
 AN_ERROR = re.compile(r"(llm-scale|local-lora|align): |(\[rank\d+\]: )?[\w.]*(Error|Exception)\b")
-OF_A_PEER = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|DistBackendError|^(llm-scale|local-lora|align): terminated")
+OF_A_PEER = re.compile(
+    r"gloo|NCCL|[Cc]onnection (closed|reset)|DistBackendError|^(llm-scale|local-lora|align): terminated"
+)
 
 
 class Place(NamedTuple):

@@ -109,7 +109,7 @@ class LocalLoRA(BabyGPT):
     def setup(self, stage: str) -> None:
         """Compare the model with the data it is about to meet."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, RowsDataModule):
+        if not isinstance(getattr(self.trainer, "datamodule", None), RowsDataModule):
             return
         rows, positions = vocab_rows(self.model), max_positions(self.model.config)
         if data.vocab_size > rows:

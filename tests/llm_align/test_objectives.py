@@ -229,3 +229,61 @@ def test_what_cannot_be():
             dpo(one, one, one, one, **arguments)
     with pytest.raises(ValueError, match="most=0"):
         truncated_weights(x, x, 0)
+
+
+def test_ppo_is_torchrls():
+    """GAE without a difference; the clipped losses of policy and value and their gradients within rounding."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensordict import TensorDict
+        from tensordict.nn import TensorDictModule
+        from torchrl.modules import ProbabilisticActor, ValueOperator
+        from torchrl.objectives import ClipPPOLoss
+        from torchrl.objectives.value.functional import generalized_advantage_estimate
+    torch.manual_seed(0)
+    rewards, values = torch.randn(2, 4, 10)
+    done = torch.zeros(4, 10, 1, dtype=torch.bool)
+    done[:, -1] = True
+    after = torch.cat([values[:, 1:], torch.zeros(4, 1)], dim=1)
+    theirs = generalized_advantage_estimate(
+        0.9, 0.8, values[..., None], after[..., None], rewards[..., None], done, done
+    )
+    whole = torch.ones(4, 10, dtype=torch.bool)
+    ours = gae(rewards, values, whole, 0.9, 0.8)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other[..., 0])
+
+    net, head = torch.nn.Linear(5, 7), torch.nn.Linear(5, 1)
+    x, actions, old = torch.randn(40, 5), torch.randint(7, (40,)), 0.3 * torch.randn(40) - 1.9
+    actor = ProbabilisticActor(
+        TensorDictModule(net, ["observation"], ["logits"]), in_keys=["logits"],
+        distribution_class=torch.distributions.Categorical, return_log_prob=True,
+    )  # fmt: skip
+    loss = ClipPPOLoss(
+        actor, ValueOperator(head, in_keys=["observation"]), clip_epsilon=0.2, entropy_bonus=False,
+        normalize_advantage=False, loss_critic_type="l2", critic_coeff=0.5, clip_value=0.2,
+    )  # fmt: skip
+    advantages, returns = ours[0].flatten(), ours[1].flatten()
+    out = loss(
+        TensorDict(
+            {
+                "observation": x, "action": actions, "action_log_prob": old, "advantage": advantages[:, None],
+                "value_target": returns[:, None], "state_value": values.reshape(40, 1),
+            },
+            [40],
+        )
+    )  # fmt: skip
+    wanted = out["loss_objective"] + out["loss_critic"]
+    wanted.backward()
+    gradients = [each.grad.clone() for each in (*net.parameters(), *head.parameters())]
+    net.zero_grad(), head.zero_grad()
+    logprobs = net(x).log_softmax(-1).gather(-1, actions[:, None]).view(4, 10)
+    policy = policy_loss(logprobs, old.view(4, 10), ours[0], whole, normaliser="tokens")
+    found = policy.loss + value_loss(head(x).view(4, 10), values, ours[1], whole, 0.2)
+    found.backward()
+    assert 0.1 < policy.clipped < 0.9
+    torch.testing.assert_close(found, wanted.squeeze(), rtol=0, atol=1e-6)
+    for grad, each in zip(gradients, (*net.parameters(), *head.parameters()), strict=True):
+        torch.testing.assert_close(each.grad, grad, rtol=0, atol=1e-6)

@@ -12,9 +12,10 @@ from llm_align.models.load import prepare_policy, prepare_scalar
 from llm_align.rollout.reward import FunctionReward, ModelReward
 from llm_align.training.pairs import DPOModule, Preference, RewardModule
 from llm_align.training.policy import GRPOModule, PolicySettings, Reward
-from llm_align.training.ppo import PPOModule, ValueSettings
+from llm_align.training.ppo import ALONE, PPOModule, ValueSettings
 
 MODEL = "model:"  # before the folder of a reward model
+PREFERENCE, POLICY, VALUE = Preference(), PolicySettings(), ValueSettings()
 
 
 def reward_of(spec: str, seconds: float, prepared: Prepared) -> Reward:
@@ -38,7 +39,7 @@ class ConfiguredDPO(DPOModule):
     """
 
     def __init__(
-        self, base: str, fine_tune: FineTune, preference: Preference = Preference(), **options: Any
+        self, base: str, fine_tune: FineTune, preference: Preference = PREFERENCE, **options: Any
     ) -> None:  # fmt: skip
         super().__init__(prepare_policy(base, fine_tune), fine_tune, preference, **options)
 
@@ -68,7 +69,7 @@ class ConfiguredGRPO(GRPOModule):
     """
 
     def __init__(
-        self, base: str, reward: str, fine_tune: FineTune, policy: PolicySettings = PolicySettings(),
+        self, base: str, reward: str, fine_tune: FineTune, policy: PolicySettings = POLICY,
         reward_seconds: float = 1.0, **options: Any,
     ) -> None:  # fmt: skip
         prepared = prepare_policy(base, fine_tune)
@@ -90,7 +91,7 @@ class ConfiguredPPO(PPOModule):
 
     def __init__(
         self, base: str, reward: str, fine_tune: FineTune,
-        policy: PolicySettings = PolicySettings(group=1, normaliser="tokens"), value: ValueSettings = ValueSettings(),
+        policy: PolicySettings = ALONE, value: ValueSettings = VALUE,
         critic: str | None = None, reward_seconds: float = 1.0, **options: Any,
     ) -> None:  # fmt: skip
         prepared = prepare_policy(base, fine_tune)
@@ -98,5 +99,3 @@ class ConfiguredPPO(PPOModule):
         super().__init__(
             prepared, fine_tune, reward_of(reward, reward_seconds, prepared), values, policy, value, **options
         )
-
-

@@ -23,7 +23,7 @@ def answers(model: str, prompts: str, reward: str, sampling: Sampling) -> tuple[
         ValueError: when there is no such model or reward, or a prompt leaves no room for an answer.
     """
     prepared = prepare_policy(model, FineTune(method="full", library="ours"))
-    asked = read_prompts(prompts, prepared.tokenizer)  # type: ignore[arg-type]
+    asked = read_prompts(prompts, prepared.tokenizer)
     rollout = Writer(prepared.model, prepared.tokenizer, sampling, 1).write(asked)  # type: ignore[arg-type]
     return rollout, reward_of(reward, 1.0, prepared)(rollout)
 
@@ -47,6 +47,8 @@ def report(
     if against:
         ours, theirs = (scores.tolist() for _, scores in found)
         wins, losses = (sum(a > b for a, b in zip(*sides, strict=True)) for sides in ((ours, theirs), (theirs, ours)))
-        lines.append(f"won against {against}: {win_rate(wins, len(ours) - wins - losses, losses)} (a tie is half a win)")
+        lines.append(
+            f"won against {against}: {win_rate(wins, len(ours) - wins - losses, losses)} (a tie is half a win)"
+        )
         lines.append(f"difference of the rewards: {paired_bootstrap(theirs, ours)}")
     return "\n".join(lines)

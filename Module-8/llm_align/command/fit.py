@@ -41,7 +41,13 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "dpo": (ConfiguredDPO, PairsDataModule), "grpo": (ConfiguredGRPO, PromptsDataModule),
     "ppo": (ConfiguredPPO, PromptsDataModule),
 }  # fmt: skip
-ROUNDS = {"max_steps": 100, "max_epochs": -1, "val_check_interval": 20, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
+ROUNDS = {
+    "max_steps": 100,
+    "max_epochs": -1,
+    "val_check_interval": 20,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+}
 
 
 class SFTCLI(LoRACLI):

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from llm_align.data.records import Prompt, read_prompts
-from llm_align.rollout.rounds import Rounds
+from llm_align.data.rounds import Rounds
 
 
 class PromptsDataModule(RowsDataModule):
@@ -111,14 +111,15 @@ class PromptsDataModule(RowsDataModule):
 
 
 class Numbers:
-    """The places of validation prompts in batches, every `ranks`-th batch on this rank."""
+    """The places of validation prompts in batches, equally many on every rank; a rank's last may be empty."""
 
     def __init__(self, number: int, batch: int, rank: int, ranks: int) -> None:
-        self.batches = [list(range(first, min(first + batch, number))) for first in range(0, number, batch)][rank::ranks]
+        mine, most = list(range(rank, number, ranks)), -(-number // ranks)
+        self.batches = [mine[first : first + batch] for first in range(0, most, batch)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for each in self.batches:
-            yield {"numbers": torch.tensor(each)}
+            yield {"numbers": torch.tensor(each, dtype=torch.long)}

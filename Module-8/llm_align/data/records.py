@@ -53,7 +53,9 @@ def prompt_of(record: Any, tokenizer: PreTrainedTokenizerFast, place: str = "pro
         if messages is None:
             text = text_of(record, "prompt", place)
             refuse_special_tokens(text, tokenizer, place)
-            return Prompt(tuple(encode_prompt(tokenizer, text)), text)
+            if not (ids := encode_prompt(tokenizer, text)):
+                raise ValueError(f"{place}: a prompt is empty; give at least one token to begin with")
+            return Prompt(tuple(ids), text)
         return Prompt(tuple(prompt_ids(messages, tokenizer)), messages[-1]["content"])
     except ValueError as error:
         raise _with_place(error, place) from error

@@ -39,7 +39,7 @@ def ngram_overlap(held_out: Sequence[str], training: Iterable[str], n: int = 8) 
     """
     asked = [list(ngrams(text, n)) for text in held_out]
     wanted = {gram for grams in asked for gram in grams}  # the training texts may be far more than memory holds
-    found = {gram for text in training for gram in ngrams(text, n) if gram }
+    found = {gram for text in training for gram in ngrams(text, n) if gram in wanted}
     return [sum(gram in found for gram in grams) / len(grams) if grams else None for grams in asked]
 
 

@@ -46,9 +46,7 @@ def refuse_wrong_labels(
     """
     for place, (token, label) in enumerate(zip(ids, labels, strict=True)):
         if label not in (token, IGNORE_INDEX):
-            raise ValueError(
-                f"label {label} at token {token}, place {place}: the model moves labels, leave them"
-            )
+            raise ValueError(f"label {label} at token {token}, place {place}: the model moves labels, leave them")
     wanted = [each["content"] + str(tokenizer.eos_token) for each in messages if each["role"] == "assistant"]
     found = learned(ids, labels, tokenizer)
     if found != wanted:

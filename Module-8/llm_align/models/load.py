@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_core.model import GPT
+from llm_peft.lora.base import fingerprint_of_model
 from llm_peft.lora.inject import inject
 from llm_peft.prepare import Prepared, prepare
 from llm_peft.settings import FineTune
@@ -42,27 +43,32 @@ def prepare_scalar(base_name: str, settings: FineTune) -> Prepared:
     """
     if settings.method == "qlora":
         raise ValueError("method='qlora' is not made for models that give numbers; take lora")
-    base = prepare_policy(base_name, replace(settings, method="full", dtype="float32"))
-    if not isinstance(base.model, GPT):
-        raise TypeError(f"{base_name} is no GPT")
-    return scalar_on(base, settings)
+    if is_scalar_folder(base_name):
+        model, tokenizer = load_scalar(base_name)
+        if tokenizer is None:
+            raise ValueError(f"{base_name} has no tokenizer; take another model")
+        return _ready(Prepared(model, tokenizer, fingerprint_of_model(model), base_name), settings)
+    return scalar_on(prepare_policy(base_name, replace(settings, method="full", dtype="float32")), settings)
 
 
 def scalar_on(base: Prepared, settings: FineTune) -> Prepared:
     """The same on a model that is loaded, which stays as it is."""
-    assert isinstance(base.model, GPT)
-    model = ScalarModel(base.model).train()
-    model.requires_grad_(True)
+    if not isinstance(base.model, GPT):
+        raise TypeError(f"a {type(base.model).__name__} is no GPT; take one from prepare_policy")
+    return _ready(replace(base, model=ScalarModel(base.model)), settings)
+
+
+def _ready(base: Prepared, settings: FineTune) -> Prepared:
+    model = base.model
+    assert isinstance(model, ScalarModel)
+    model.train().requires_grad_(True)
     if settings.method != "full":
         inject(model.model, settings.lora)
         model.score.requires_grad_(True)
-    return Prepared(model, base.tokenizer, base.base, base.base_name)
+    return base
 
 
 def is_scalar_folder(place: str | Path) -> bool:
     """Whether a place is the folder of a model that gives numbers."""
     path = Path(place).expanduser() / "config.json"
     return path.is_file() and "ForSequenceClassification" in path.read_text("utf-8", errors="replace")
-
-
-__all__ = ["is_scalar_folder", "load_scalar", "prepare_policy", "prepare_scalar", "scalar_on"]

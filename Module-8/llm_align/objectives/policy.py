@@ -16,14 +16,14 @@ NORMALISERS, RATIOS = ("answer", "tokens", "length"), ("token", "sequence", "ans
 class Policy(NamedTuple):
     """The loss, and what is watched: mean KL to the reference a token, and the share of tokens that were clipped.
 
-    `total` is the sum that `loss` is the mean of, over `count`: sums of several batches make one step of any size.
+    `total` is the sum that `loss` is the mean of, over `divisor`: sums of several batches make one step of any size.
     """
 
     loss: Float[Tensor, ""]
     kl: float
     clipped: float
     total: Float[Tensor, ""]
-    count: int
+    divisor: int
 
 
 def kl_estimate(logprobs: PerToken, reference: PerToken) -> PerToken:
@@ -77,6 +77,8 @@ def policy_loss(
             raise ValueError(f"{name}={given!r} is none of {', '.join(known)}")
     if normaliser == "length" and (max_length is None or max_length < 1):
         raise ValueError('normaliser="length" needs max_length, at least 1')
+    if ratio == "answer" and (beta or weights is not None):
+        raise ValueError('ratio="answer" has no tokens to weigh, and takes neither beta nor weights; leave them out')
     if beta and reference is None:
         raise ValueError("beta above 0 needs the reference's log-probabilities")
     log_ratio = (logprobs - old).masked_fill(~mask, 0.0)
@@ -84,34 +86,35 @@ def policy_loss(
     if ratio == "sequence":
         log_ratio = (log_ratio.sum(dim=-1) / tokens)[:, None]
     each = advantages[:, None] if advantages.ndim == 1 else advantages
+    kl = torch.zeros_like(logprobs) if reference is None else kl_estimate(logprobs, reference)
+    written = max(int(mask.sum()), 1)
+    distance = float(over_answers(kl.detach(), mask).sum() / written)
     if ratio == "answer":
-        return _of_answers(log_ratio, advantages, low, high)
+        return _of_answers(log_ratio, advantages, low, high, distance)
     losses, clipped = clipped_ratio(log_ratio.exp(), each, low, high)
     losses, clipped = losses.expand_as(logprobs), clipped.expand_as(logprobs)
     if weights is not None:
         losses = losses * weights
-    kl = torch.zeros_like(logprobs) if reference is None else kl_estimate(logprobs, reference)
     if beta:
         losses = losses + beta * kl
     sums = over_answers(losses, mask)
-    written, count = int(mask.sum()), len(sums)
+    divisor = len(sums)
     if normaliser == "answer":
         sums = sums / tokens
     elif normaliser == "tokens":
-        count = written
+        divisor = int(mask.sum())
     else:
         assert max_length is not None
-        count *= max_length
-    total, each = sums.sum(), max(written, 1)
-    watched = float(over_answers(kl.detach(), mask).sum() / each), float((clipped & mask).sum() / each)
-    return Policy(total / max(count, 1), *watched, total, count)
+        divisor *= max_length
+    total, cut = sums.sum(), float((clipped & mask).sum() / written)
+    return Policy(total / max(divisor, 1), distance, cut, total, divisor)
 
 
-def _of_answers(log_ratio: PerToken, advantages: Tensor, low: float, high: float) -> Policy:
+def _of_answers(log_ratio: PerToken, advantages: Tensor, low: float, high: float, distance: float) -> Policy:
     if advantages.ndim != 1:
         raise ValueError('ratio="answer" needs an advantage an answer, not a token')
     losses, clipped = clipped_ratio(log_ratio.sum(dim=-1).exp(), advantages, low, high)
-    return Policy(losses.mean(), 0.0, float(clipped.float().mean()), losses.sum(), len(losses))
+    return Policy(losses.mean(), distance, float(clipped.float().mean()), losses.sum(), len(losses))
 
 
 def value_loss(

@@ -87,25 +87,25 @@ class Writer:
         self.model, self.tokenizer, self.sampling, self.group = model, tokenizer, sampling, group
         self._engine: tuple[int, Engine] | None = None
 
-    def write(self, prompts: Sequence[Prompt], seed: int = 0, group: int | None = None) -> Rollout:
+    def write(
+        self, prompts: Sequence[Prompt], seed: int | Sequence[int] = 0, group: int | None = None
+    ) -> Rollout:  # fmt: skip
         """`group` answers to each prompt.
 
         The answers depend on the model, the prompt and the seeds, and not on which prompts are written together.
 
         Args:
             prompts: at least one.
-            seed: of the first answer; the following answers take the next seeds.
+            seed: of the first answer; the following answers take the next seeds. Or of each prompt's first answer.
             group: another number of answers than the writer's.
         """
         number, was_training = group or self.group, self.model.training
         engine = self._engine_for(prompts, number)
-        first = self.sampling.seed + seed
+        seeds = [seed + place * number for place in range(len(prompts))] if isinstance(seed, int) else seed
         requests = [
-            Request(
-                prompt.ids, replace(self.sampling, seed=first + place * number), n=number, logprobs=0
-            )
-            for place, prompt in enumerate(prompts)
-        ]  # fmt: skip
+            Request(prompt.ids, replace(self.sampling, seed=self.sampling.seed + first), n=number, logprobs=0)
+            for prompt, first in zip(prompts, seeds, strict=True)
+        ]
         try:
             answers = engine.run(requests)
         finally:

@@ -45,4 +45,6 @@ class Collapse:
 
 
 def _mean(lines: list[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(line[name] for line in lines) / len(lines) for name in lines[0] if all(name in each for each in lines)}
+    return {
+        name: sum(line[name] for line in lines) / len(lines) for name in lines[0] if all(name in each for each in lines)
+    }

@@ -30,4 +30,6 @@ class Meters:
         self._sums = {}
         if strategy is not None and names:
             table = strategy.reduce(table, reduce_op="sum").cpu()
-        return {name: total / count if count else 0.0 for name, (total, count) in zip(names, table.tolist(), strict=True)}
+        return {
+            name: total / count if count else 0.0 for name, (total, count) in zip(names, table.tolist(), strict=True)
+        }

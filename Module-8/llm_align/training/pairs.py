@@ -36,7 +36,9 @@ class Preference:
 
     def __post_init__(self) -> None:
         one = torch.zeros(1)
-        dpo(one, one, one, one, self.beta, self.kind, self.label_smoothing, (one + 1, one + 1))  # refuses what cannot be
+        dpo(
+            one, one, one, one, self.beta, self.kind, self.label_smoothing, (one + 1, one + 1)
+        )  # refuses what cannot be
 
 
 class PairsModule(LocalLoRA):
@@ -90,7 +92,10 @@ class PairsModule(LocalLoRA):
         self.meters.take()  # what a training step has left is not of this
 
     def _measures(self, split: Any, loss: float) -> dict[str, float]:
-        found = {f"{split}_loss": loss, **{f"{split}_{name}": x for name, x in self.meters.take(self._strategy).items()}}
+        found = {
+            f"{split}_loss": loss,
+            **{f"{split}_{name}": x for name, x in self.meters.take(self._strategy).items()},
+        }
         if split == "train":
             self.history.append({"step": self.trainer.global_step + 1, **found})
         return found
@@ -113,7 +118,9 @@ class DPOModule(PairsModule):
         options: those of `LocalLoRA`.
     """
 
-    def __init__(self, model: Prepared, settings: FineTune, preference: Preference = Preference(), **options: Any) -> None:
+    def __init__(
+        self, model: Prepared, settings: FineTune, preference: Preference = Preference(), **options: Any
+    ) -> None:
         super().__init__(model, settings, **options)
         self.preference = preference
         self.reference = Reference(self.model)  # type: ignore[arg-type]
@@ -127,7 +134,10 @@ class DPOModule(PairsModule):
         policy = over_answers(answer_logprobs(model, ids, mask).logprobs, mask).chunk(2)
         reference = over_answers(self.reference.logprobs(ids, mask), mask).chunk(2)
         asked, tokens = self.preference, mask.sum(dim=-1).float().chunk(2)
-        found = dpo(*policy, *reference, asked.beta, asked.kind, asked.label_smoothing, (tokens[0], tokens[1]))
+        found = dpo(
+            policy[0], policy[1], reference[0], reference[1], asked.beta, asked.kind, asked.label_smoothing,
+            (tokens[0], tokens[1]),
+        )  # fmt: skip
         self.watch(found.chosen_rewards, found.rejected_rewards)
         sides = (("chosen", policy[0], found.chosen_rewards), ("rejected", policy[1], found.rejected_rewards))
         for name, logprobs, rewards in sides:

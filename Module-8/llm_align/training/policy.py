@@ -29,6 +29,7 @@ from llm_align.training.meters import Meters
 
 ADVANTAGES = ("group", "batch", "none", "leave_one_out")
 WIDTHS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+HELD_OUT = 2**40  # the first seed of validation's answers, which training's never reach
 # What each answer of a rollout is worth.
 Reward = Callable[[Rollout], Tensor]
 
@@ -79,6 +80,8 @@ class PolicySettings:
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.ratio == "answer" and (self.beta or self.truncate is not None):
+            raise ValueError('ratio="answer" has no tokens to weigh, and takes neither beta nor truncate; leave them out')
         for name, allowed, holds in (
             ("group", "at least 1", self.group >= 1),
             ("clip_low", "from 0 to below 1", 0 <= self.clip_low < 1),
@@ -101,10 +104,10 @@ class PolicyModule(LocalLoRA):
     """What GRPO and PPO have in common: rounds of answers, their rewards, and what is watched.
 
     Logged at each step as `train_...`: `reward` (mean) and `reward_spread` (standard deviation), `length` in tokens,
-    `finished` (share that ended by itself), `entropy` and `kl` (nats a token; the second from the reference), `mismatch`
-    (mean distance between the trainer's and the engine's log-probabilities), `clipped` (share of tokens), and the seconds
-    of a round, `writing` and `scoring`. `val_reward` is that of held-out prompts; `val_loss` is its negative, so that the
-    best checkpoint is the one with the highest.
+    `finished` (share that ended by itself), `entropy` and `kl` (nats a token; the second from the reference),
+    `mismatch` (mean distance between the trainer's and the engine's log-probabilities), `clipped` (share of tokens),
+    and the seconds of a round, `writing` and `scoring`. `val_reward` is that of held-out prompts; `val_loss` is its
+    negative, so that the best checkpoint is the one with the highest.
 
     A run whose reward rises while length or entropy collapses says so, once, on standard error.
 
@@ -168,7 +171,7 @@ class PolicyModule(LocalLoRA):
     def make_round(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Batch:
         """Write answers to prompts, reward them, and give what is learned from: a row for each answer."""
         begin = time.perf_counter()
-        rollout = self.writer.write(prompts, seeds[0])
+        rollout = self.writer.write(prompts, seeds)
         wrote = time.perf_counter()
         rewards = self.reward(rollout).to(rollout.ids.device)
         if rewards.shape != rollout.lengths.shape or not bool(torch.isfinite(rewards).all()):
@@ -189,7 +192,7 @@ class PolicyModule(LocalLoRA):
         self.meters.add_mean("finished", rollout.finished.float())
 
     def old_and_reference(self, rollout: Rollout) -> Batch:
-        """What the trainer and the reference say of answers that were just written; `weights` where they are asked for."""
+        """What the trainer and the reference say of answers that were just written, with `weights` where asked for."""
         mask, heat = rollout.mask, self.policy.temperature
         said = answer_logprobs(self.actor, rollout.ids, mask, heat)
         found = {"old": said.logprobs}
@@ -246,7 +249,10 @@ class PolicyModule(LocalLoRA):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         trainer: Any = self.trainer
         prompts = [trainer.datamodule.prompts["val"][number] for number in batch["numbers"].tolist()]
-        rollout = self.writer.write(prompts, seed=2**40 + batch_idx, group=1)  # seeds that training never reaches
+        if not prompts:  # a rank has fewer than the others
+            return
+        seeds = [HELD_OUT + number for number in batch["numbers"].tolist()]
+        rollout = self.writer.write(prompts, seeds, group=1)
         rewards = self.reward(rollout)
         self._eval_losses -= float(rewards.sum())
         self._eval_targets += len(rewards)
@@ -270,7 +276,11 @@ class GRPOModule(PolicyModule):
         if asked.advantage == "leave_one_out":
             advantages = leave_one_out(rewards, asked.group)
         else:
-            advantages = group_advantages(rewards, asked.group, asked.advantage)
+            everyone, first = rewards, 0
+            if asked.advantage == "batch" and self._trainer is not None:  # the spread of all, over all ranks
+                gathered: Any = self.all_gather(rewards)
+                everyone, first = gathered.flatten(), self.trainer.global_rank * len(rewards)
+            advantages = group_advantages(everyone, asked.group, asked.advantage)[first : first + len(rewards)]
         equal = rewards.view(-1, asked.group)
         self.meters.add_mean("equal_groups", (equal == equal[:, :1]).all(dim=1).float())  # nothing to learn from them
         return {"advantages": advantages, **self.old_and_reference(rollout)}
@@ -279,4 +289,4 @@ class GRPOModule(PolicyModule):
         """Sum of the losses of a batch, and what it is divided by."""
         mask = answer_mask(batch["prompt_lengths"], batch["lengths"], batch["input_ids"].shape[1])
         found = self.objective(batch, mask)
-        return found.total, torch.tensor(found.count, device=mask.device)
+        return found.total, torch.tensor(found.divisor, device=mask.device)

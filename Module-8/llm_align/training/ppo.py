@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from llm_align.rollout.write import Rollout
 from llm_align.training.policy import PolicyModule, PolicySettings, Reward
 
 KL_AT = ("token", "end")
+ALONE = PolicySettings(group=1, normaliser="tokens")  # an answer to a prompt, each token judged
 MOST_CHANGE = 0.2  # of the coefficient, where it follows a target
 
 
@@ -78,7 +79,7 @@ class ActorCritic(nn.Module):
 
 
 def token_rewards(rewards: Tensor, penalty: Tensor, mask: Tensor, kl_coef: float, kl_at: str = "token") -> Tensor:
-    """What each token of an answer gets: its distance from the reference as a cost, and the answer's reward at the last.
+    """What each token of an answer gets: its distance from the reference as a cost, and at the last one the reward.
 
     Args:
         rewards: (answers,).
@@ -94,11 +95,18 @@ def token_rewards(rewards: Tensor, penalty: Tensor, mask: Tensor, kl_coef: float
     return paid.scatter_add(1, last, rewards[:, None].to(paid.dtype))
 
 
-def whitened(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over the mask, 0 elsewhere."""
-    chosen = values[mask]
-    spread = chosen.std(unbiased=False) if len(chosen) > 1 else torch.ones(())
-    return ((values - chosen.mean()) / (spread + 1e-8)).masked_fill(~mask, 0.0)
+def whitened(values: Tensor, mask: Tensor, total: Callable[[Tensor], Tensor] = lambda sums: sums) -> Tensor:
+    """Mean 0 and standard deviation 1 over the mask, 0 elsewhere.
+
+    Args:
+        values: (answers, time).
+        mask: where they count.
+        total: sums over all ranks.
+    """
+    count, mean = total(torch.stack([mask.sum(), values[mask].sum()])).unbind()
+    centred = (values - mean / count).masked_fill(~mask, 0.0)
+    squares = total(centred.pow(2).sum())
+    return centred / ((squares / count).sqrt() + 1e-8)
 
 
 class PPOModule(PolicyModule):
@@ -121,7 +129,7 @@ class PPOModule(PolicyModule):
 
     def __init__(
         self, model: Prepared, settings: FineTune, reward: Reward, critic: Prepared,
-        policy: PolicySettings = PolicySettings(group=1, normaliser="tokens"), value: ValueSettings = ValueSettings(),
+        policy: PolicySettings = ALONE, value: ValueSettings = ValueSettings(),
         **options: Any,
     ) -> None:  # fmt: skip
         if policy.normaliser != "tokens" or policy.ratio != "token":
@@ -129,7 +137,9 @@ class PPOModule(PolicyModule):
         if policy.beta:
             raise ValueError("PPO takes the distance from the reference out of the rewards (kl_coef); leave beta at 0")
         if value.kl_coef and not policy.measure_kl:
-            raise ValueError("kl_coef is the price of a distance that measure_kl=False does not look at; set one of them")
+            raise ValueError(
+                "kl_coef is the price of a distance that measure_kl=False does not look at; set one of them"
+            )
         if not isinstance(model.model, GPT) or not isinstance(critic.model, ScalarModel):
             raise TypeError("PPO takes a policy from prepare_policy and a critic from prepare_scalar")
         both = Prepared(ActorCritic(model.model, critic.model), model.tokenizer, model.base, model.base_name)
@@ -167,8 +177,13 @@ class PPOModule(PolicyModule):
         if asked.target_kl is not None:
             self._steer(float(penalty.masked_fill(~mask, 0.0).sum() / len(rewards)), asked.target_kl)
         if asked.whiten:
-            advantages = whitened(advantages, mask)
+            advantages = whitened(advantages, mask, self._total)
         return {**found, "advantages": advantages, "returns": returns, "values": values}
+
+    def _total(self, sums: Tensor) -> Tensor:
+        trainer: Any = self._trainer
+        found: Tensor = sums if trainer is None else trainer.strategy.reduce(sums, reduce_op="sum")
+        return found
 
     def _steer(self, distance: float, target: float) -> None:
         """A step of the coefficient towards the target, equal on every rank."""
@@ -183,8 +198,8 @@ class PPOModule(PolicyModule):
         found = self.objective(batch, mask)
         values = self.values(batch["input_ids"], mask)
         missed = value_sum(values, batch["values"], batch["returns"], mask, self.value.value_clip)
-        self.meters.add("value_loss", float(missed.detach()), found.count)
-        return found.total + self.value.value_coef * missed, torch.tensor(found.count, device=mask.device)
+        self.meters.add("value_loss", float(missed.detach()), found.divisor)
+        return found.total + self.value.value_coef * missed, torch.tensor(found.divisor, device=mask.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
