@@ -4,8 +4,8 @@
 over theirs, the bytes at the peak beside what is held, and the largest difference of their losses.
 
 A step of DPO is the forward passes of policy and reference, the backward pass and AdamW. A step of GRPO writes its
-answers too: ours by Module 7's engine, trl's by transformers' `generate`. Weights are drawn, so that no answer ends early
-and both write as many tokens; the losses are compared on the same answers, which each trainer learns from in turn.
+answers too: ours by Module 7's engine, trl's by transformers' `generate`. Weights are drawn, so that no answer ends
+early and both write as many tokens; the losses are compared on the same answers, which each learns from in turn.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ SIZES = {
 }
 FULL, RATE = FineTune(method="full"), 1e-5
 Step = Callable[[], float]
+Steps = Callable[[], dict[str, Step]]
 
 
 def base_of(size: str, folder: Path) -> Path:
@@ -198,7 +199,7 @@ def trl_grpo(base: Path, records: list[dict[str, Any]], group: int, tokens: int)
     return trainer
 
 
-def race(made: Callable[[], dict[str, Step]], rounds: int, curve: Callable[[], dict[str, Step]] | None, steps: int) -> Any:
+def race(made: Steps, rounds: int, curve: Steps | None, steps: int) -> Any:
     """Both in turns; what each took, its peak, and how far the losses are apart over `steps` steps."""
     found = made()
     peaks = {name: max(memory_curve(step).held) for name, step in found.items()}

@@ -65,7 +65,7 @@ class Writer:
 
     Args:
         model: the policy; with adapters or without.
-        tokenizer: of the model.
+        tokenizer: of the model; None where only tokens are wanted, and texts are empty.
         sampling: how tokens are drawn; its seed is that of the first answer of a call with `seed=0`.
         group: answers to each prompt.
         dtype: of the engine's weights; None for the model's own.
@@ -75,7 +75,7 @@ class Writer:
     """
 
     def __init__(
-        self, model: GPT, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, group: int,
+        self, model: GPT, tokenizer: PreTrainedTokenizerFast | None, sampling: Sampling, group: int,
         dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         if group < 1:
@@ -111,7 +111,7 @@ class Writer:
         finally:
             self.model.train(was_training)
         rows = [(prompt, answer) for prompt, each in zip(prompts, answers, strict=True) for answer in each]
-        return _rollout(rows, self.tokenizer.pad_token_id or 0, next(self.model.parameters()).device)
+        return _rollout(rows, getattr(self.tokenizer, "pad_token_id", None) or 0, next(self.model.parameters()).device)
 
     def _engine_for(self, prompts: Sequence[Prompt], group: int) -> Engine:
         longest = max(len(prompt.ids) for prompt in prompts) + self.sampling.max_new_tokens

@@ -81,7 +81,7 @@ class PolicySettings:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}")
         if self.ratio == "answer" and (self.beta or self.truncate is not None):
-            raise ValueError('ratio="answer" has no tokens to weigh, and takes neither beta nor truncate; leave them out')
+            raise ValueError('ratio="answer" weighs no tokens, and takes neither beta nor truncate; leave them out')
         for name, allowed, holds in (
             ("group", "at least 1", self.group >= 1),
             ("clip_low", "from 0 to below 1", 0 <= self.clip_low < 1),
@@ -147,7 +147,7 @@ class PolicyModule(LocalLoRA):
         """Writes with the policy as it is."""
         if self._writer is None:
             asked, tokenizer = self.policy, self.prepared.tokenizer
-            if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerFast):
                 raise TypeError(f"a {type(tokenizer).__name__} is no fast tokenizer; take another model")
             self._writer = Writer(self.actor, tokenizer, asked.sampling, asked.group, WIDTHS[asked.engine_dtype])
         return self._writer
