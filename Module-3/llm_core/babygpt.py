@@ -33,6 +33,7 @@ from llm_core.store.rng import RandomState
 # Where several batches make a step, the backward pass starts from the sum of the losses divided by this, of the size of
 # a mean; the step mends it once the number of targets is known. A power of two: it costs no rounding.
 SCALE = 1024
+OPTIONS = ("learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay", "betas", "loss_chunk")
 
 
 class NonFiniteLoss(RuntimeError):
@@ -83,10 +84,7 @@ class BabyGPT(pl.LightningModule):
         ):
             if not holds:
                 raise ValueError(f"{name}={value} must be {allowed}")
-        # By name: all that a subclass takes would be copied too, whole models among it.
-        self.save_hyperparameters(
-            "learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay", "betas", "loss_chunk"
-        )
+        self.save_hyperparameters(*OPTIONS)  # by name: whole models, which a subclass takes, would be copied too
         # What `from_pretrained` of any library gives is in evaluation mode, and would be trained without its dropout.
         self.model = fast((GPT(model) if isinstance(model, GPTConfig) else model).train())
         self._losses, self._targets = torch.zeros(()), torch.zeros((), dtype=torch.long)
@@ -269,8 +267,6 @@ class BabyGPT(pl.LightningModule):
             manifest = data.tokens(split).manifest
             values[f"{split}_bits_per_byte"] = bits_per_byte(loss, manifest.text_tokens, manifest.text_bytes)
         return values
-
-    # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = getattr(self.trainer, "datamodule", None)

@@ -30,6 +30,7 @@ from llm_align.tasks.named import named
 from llm_align.training.pairs import DPOModule
 from llm_align.training.policy import GRPOModule, PolicySettings
 from llm_core.costs.memory import memory_curve
+from llm_core.store.hf import pretrained
 from llm_core.store.registry import load_model
 from llm_peft.settings import FineTune
 from llm_precision.meters import Seconds, interleaved
@@ -99,7 +100,7 @@ def dpo(base: Path, pairs: int) -> dict[str, Step]:
     records = [{"messages": list(each.messages), "chosen": each.answer, "rejected": each.wrong} for each in questions]
     rows = PairRows([pair_of(record, tokenizer) for record in records], tokenizer.pad_token_id or 0)
     batch = pair_batch(rows, np.arange(pairs))
-    theirs = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    theirs = pretrained(AutoModelForCausalLM, base, dtype=torch.float32)
     said = {"role": "assistant"}
     data = Dataset.from_list([
         {"prompt": list(each.messages), "chosen": [{**said, "content": each.answer}],
@@ -192,7 +193,7 @@ def trl_grpo(base: Path, records: list[dict[str, Any]], group: int, tokens: int)
     )  # fmt: skip
     _, tokenizer = load_model(base)
     data = Dataset.from_list([{"prompt": record["messages"]} for record in records])
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = pretrained(AutoModelForCausalLM, base, dtype=torch.float32)
     trainer = GRPOTrainer(model, reward_funcs=reward, args=config, train_dataset=data, processing_class=tokenizer)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1  # which its loop would set

@@ -67,6 +67,12 @@ class Pool(RuleBasedStateMachine):
             assert self.content[block] == self.keys[key]  # nobody wrote into it since
             self.held.append(block)
 
+    @rule()
+    def forget(self) -> None:
+        self.pool.forget()
+        self.keys = {}
+        assert all(self.pool.peek(block_key(b"", [name])) is None for name in range(4))
+
     @invariant()
     def counts(self) -> None:
         assert self.pool.holders == [self.held.count(block) for block in range(BLOCKS)]

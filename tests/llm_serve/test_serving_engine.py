@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from functools import cache
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_core.generate import Sampling
+from llm_core.generate import Sampling, adjust
 from llm_core.model import KeyValueCache
 from llm_peft.lora.bank import AdapterBank
 from llm_peft.lora.config import LoRAConfig
@@ -160,6 +161,43 @@ def test_log_probabilities_are_those_of_the_model():
         assert each.logprob == pytest.approx(float(row[each.token]), abs=1e-5)
         assert [token for token, _ in each.top] == row.topk(2).indices.tolist()
         assert [value for _, value in each.top] == pytest.approx(row.topk(2).values.tolist(), abs=1e-5)
+
+
+def test_log_probabilities_of_what_was_drawn_from():
+    """After temperature and cuts, and with each token judged by what stood before it, as a penalty does."""
+    theirs, ours = pair()
+    engine = Engine(ours, None, EngineConfig(logprobs_mode="processed_logprobs"))
+    asked = Sampling(max_new_tokens=6, temperature=0.5, top_k=3, repetition_penalty=1.5, suppress_tokens=(9,), seed=3)
+    told = engine.run([Request((5, 6, 7), asked, logprobs=0)])[0][0]
+    ids = [5, 6, 7, *told.tokens]
+    with torch.no_grad():
+        logits = theirs(torch.tensor([ids])).logits[0, 2:-1].clone()
+    logits[:, 9] = -torch.inf
+    for place, (row, each) in enumerate(zip(logits, told.logprobs, strict=True)):
+        adjusted = adjust(row[None], torch.tensor([ids[: 3 + place]]), asked)[0].log_softmax(-1)
+        assert each.logprob == pytest.approx(float(adjusted[each.token]), abs=1e-5)
+    greedy = engine.run([Request((5, 6, 7), Sampling(max_new_tokens=3, temperature=0), logprobs=0)])[0][0]
+    assert [each.logprob for each in greedy.logprobs] == [0.0] * 3  # nothing else could be taken
+    with pytest.raises(ValueError, match="logprobs_mode='raw' is none of raw_logprobs"):
+        EngineConfig(logprobs_mode="raw")
+
+
+def test_new_weights_find_nothing_of_the_old_ones():
+    model = copy.deepcopy(pair()[1])
+    engine, prompt = Engine(model, None, EngineConfig(block_size=4)), tuple(range(3, 30))
+    asked = Sampling(max_new_tokens=4, temperature=0)
+    engine.run([Request(prompt, asked)])
+    engine.submit(Request(prompt, asked))
+    with pytest.raises(RuntimeError, match="1 requests are not whole; end them before the weights change"):
+        engine.weights_changed()
+    while engine.unfinished:
+        engine.step()
+    with torch.no_grad():
+        for values in model.parameters():
+            values.add_(0.3 * torch.randn_like(values, dtype=torch.float32))
+    engine.weights_changed()
+    fresh = Engine(copy.deepcopy(model), None, EngineConfig(block_size=4)).run([Request(prompt, asked, logprobs=0)])
+    assert engine.run([Request(prompt, asked, logprobs=0)]) == fresh
 
 
 def test_cancelling_frees_and_leaves_others_alone():

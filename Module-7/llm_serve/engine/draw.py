@@ -66,8 +66,11 @@ def drawn_from(row: Float[Tensor, " vocab"], sequence: Sequence) -> Float[Tensor
     return logits
 
 
-def told(row: Float[Tensor, " vocab"], token: int, top: int) -> TokenLogprobs:
-    """Log-probabilities of a place: of the token that was taken, and of the `top` likeliest."""
+def told(row: Float[Tensor, " vocab"], token: int, top: int, drawn_by: Sequence | None = None) -> TokenLogprobs:
+    """Log-probabilities of a place: of the token that was taken, and of the `top` likeliest. They are the model's, or
+    those that a sequence draws from, before the token is a part of it."""
+    if drawn_by is not None:
+        row = drawn_from(row, drawn_by)[0]
     logprobs = row.float().log_softmax(dim=-1)
     values, ids = logprobs.topk(min(top, len(logprobs))) if top else (logprobs[:0], logprobs[:0])
     best = tuple(zip((int(each) for each in ids.tolist()), values.tolist(), strict=True))

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_serve.cache.paged import PagedCache
 from llm_serve.engine.config import EngineConfig
-from llm_serve.engine.draw import draw, drawn_from, told
+from llm_serve.engine.draw import draw, told
 from llm_serve.engine.forward import Piece, forward
 from llm_serve.engine.request import Finish, Request, Sequence, TokenLogprobs
 from llm_serve.engine.scheduler import Plan, Scheduler
@@ -109,11 +109,9 @@ class Engine:
         self.scheduler = Scheduler(self.config)
         self.log: deque[Step] = deque(maxlen=self.config.log_steps)
         self._sequences: dict[int, list[Sequence]] = {}  # of requests that are not whole
-        self._next = 0
-        self._made = time.perf_counter()
+        self._next, self._made = 0, time.perf_counter()
         known = None if tokenizer is None else set(tokenizer.get_vocab().values())
-        rows = vocab_rows(model)
-        self._without = () if known is None else tuple(row for row in range(rows) if row not in known)
+        self._without = () if known is None else tuple(row for row in range(vocab_rows(model)) if row not in known)
         end = None if tokenizer is None else tokenizer.eos_token_id
         self.stop_ids = tuple(dict.fromkeys((*stop_ids(model), *(() if end is None else (int(end),)))))
 
@@ -181,11 +179,7 @@ class Engine:
         return "" if self.tokenizer is None else str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def weights_changed(self) -> None:
-        """Forget the keys and values that later prompts could begin with: they are those of the weights before.
-
-        Raises:
-            RuntimeError: when a request is not whole: the rest of it would be written by other weights.
-        """
+        """Forget the keys and values of the weights before; a RuntimeError while a request is not whole."""
         if self.unfinished:
             raise RuntimeError(f"{self.unfinished} requests are not whole; end them before the weights change")
         self.scheduler.pool.forget()
@@ -238,10 +232,8 @@ class Engine:
         asked = sequence.request
         if token is None:
             return self._end(sequence, None, Finish.ERROR, None)
-        logprobs = None
-        if asked.logprobs is not None:  # told before the token is part of what was seen
-            raw = self.config.logprobs_mode == "raw_logprobs"
-            logprobs = told(row if raw else drawn_from(row, sequence)[0], token, asked.logprobs)
+        drawn_by = sequence if self.config.logprobs_mode == "processed_logprobs" else None
+        logprobs = None if asked.logprobs is None else told(row, token, asked.logprobs, drawn_by)
         if logprobs is not None:
             sequence.logprobs.append(logprobs)
         sequence.tokens.append(token)
@@ -277,8 +269,7 @@ class Engine:
         Raises:
             RequestError: for one that cannot be served; then none is.
         """
-        before = self._next
-        wanted = list(requests)
+        before, wanted = self._next, list(requests)
         for request in wanted:
             self._checked(request)
         queue, numbers = deque(wanted), list[int]()

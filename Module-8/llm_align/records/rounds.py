@@ -50,7 +50,7 @@ def measured(setting: Setting, name: str, method: str) -> dict[str, Any]:
         model.requires_grad_(True)
     else:
         inject(model, settings.lora)
-    prepared = Prepared(model, None, "random", name)  # type: ignore[arg-type]
+    prepared = Prepared(model, None, "random", name)
     asked = PolicySettings(group=GROUP, max_new_tokens=tokens, measure_kl=False)
     module = GRPOModule(prepared, settings, by_tokens, asked)
     trained = [each for each in model.parameters() if each.requires_grad]
