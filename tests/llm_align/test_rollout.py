@@ -9,12 +9,12 @@ import torch
 from align_jobs import module_of
 from llm_align.data.prompts import Numbers
 from llm_align.data.records import Prompt, prompt_of
+from llm_align.data.rounds import Rounds
 from llm_align.models.load import prepare_policy
 from llm_align.models.policy import Reference, answer_logprobs, without_adapters
 from llm_align.objectives.logprobs import token_logprobs
 from llm_align.objectives.policy import truncated_weights
 from llm_align.rollout.reward import FunctionReward, ModelReward
-from llm_align.data.rounds import Rounds
 from llm_align.rollout.write import Writer
 from llm_core.generate import Sampling, generate
 from llm_peft.lora.config import LoRAConfig
