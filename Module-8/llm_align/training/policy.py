@@ -227,7 +227,8 @@ class PolicyModule(LocalLoRA):
     # -- a step -------------------------------------------------------------------------------------------------------
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._had_reason:  # a first round of equal rewards changes nothing, and is no mistake
+        # A first round of equal rewards changes nothing, and is no mistake; nor does a batch inside a step.
+        if self._had_reason and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(outputs, batch, batch_idx)
 
     def _measures(self, split: Any, loss: float) -> dict[str, float]:
