@@ -36,6 +36,7 @@ FLOORS = [
     "llm_peft",
     "llm_serve",
     "llm_align",
+    "llm_moe",
 ]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
 
