@@ -144,6 +144,19 @@ def test_the_reference_stays_where_the_policy_began(base, method):
     assert not any("reference" in name for name, _ in prepared.model.named_parameters())
 
 
+def test_a_reference_does_not_drop(base):
+    """The policy is in training, with dropout; what it is compared with is not, and the mode is left as it was."""
+    settings = FineTune(method="lora", library="ours", lora=LoRAConfig(r=4, lora_dropout=0.5))
+    prepared = prepare_policy(str(base), settings)
+    object.__setattr__(prepared.model.config, "attention_dropout", 0.5)
+    rollout = writer(prepared).write(asked(prepared))
+    prepared.model.train()
+    reference = Reference(prepared.model)
+    one, two = (reference.logprobs(rollout.ids, rollout.mask) for _ in range(2))
+    assert torch.equal(one, two) and prepared.model.training
+    assert not torch.equal(answer_logprobs(prepared.model, rollout.ids, rollout.mask).logprobs, one)
+
+
 def test_adapters_come_back_after_an_error(base):
     prepared = prepare_policy(str(base), FineTune(method="lora", library="ours"))
     with pytest.raises(RuntimeError, match="inside"), without_adapters(prepared.model):

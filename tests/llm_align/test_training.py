@@ -252,3 +252,14 @@ def test_the_kin_of_grpo_learn(changes, places):
 def test_policies_that_cannot_be(changes, words, base):
     with pytest.raises(ValueError, match=words):
         module_of("grpo", str(base), **changes)
+
+
+def test_a_policy_that_drops_is_refused(base):
+    from llm_align.models.load import prepare_policy
+    from llm_align.training.policy import GRPOModule
+    from llm_peft.lora.config import LoRAConfig
+    from llm_peft.settings import FineTune
+
+    settings = FineTune(library="ours", lora=LoRAConfig(r=4, lora_dropout=0.1))
+    with pytest.raises(ValueError, match=r"lora_dropout=0.1.*set both to 0"):
+        GRPOModule(prepare_policy(str(base), settings), settings, lambda rollout: rollout.engine.sum(1))

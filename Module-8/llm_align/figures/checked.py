@@ -25,7 +25,8 @@ def one_round() -> plots.Drawing:
     draw.box("loss", 5.4, 1.1, text="clipped loss", shape="tokens", look="loss", width=0.9)
     draw.chain("policy", "answers", "rewards", "advantages", "loss").chain("program", "rewards")
     draw.arrow("rewards", "mean").arrow("mean", "advantages", "minus")
-    draw.arrow("loss", "policy", "a step, and new answers", bend=-0.25, dashed=True, above=False)
+    draw.box("step", 2.7, 2.2, text="optimiser step, then new answers", look="step", width=2.2)
+    draw.chain("loss", "step", "policy")
     return draw
 
 
@@ -105,11 +106,13 @@ def four_panels(runs: Mapping[str, Sequence[Mapping[str, float]]], body: str = "
                 linestyle=style,
                 label=run,
             )
-            ax.set(title=title, ylim=(0, None))
+            ax.set(title=title)
         if body in lines[0]:
             axes[0, 0].plot(
                 steps, [line[body] for line in lines], color=color, linewidth=0.9, linestyle=":", label="has a body"
             )
+    for ax in axes.flat:
+        ax.set(ylim=(0, None))
     for ax in axes[1]:
         ax.set(xlabel="step")
     axes[0, 0].set(ylim=(0, 1.03))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from llm_core.model import GPT
 from llm_peft.lora.inject import adapters
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Said(NamedTuple):
 
 
 def answer_logprobs(
-    model: GPT, ids: Int[Tensor, "batch time"], mask: Mask, temperature: float = 1.0
+    model: GPT, ids: Int[Tensor, "batch tokens"], mask: Mask, temperature: float = 1.0
 ) -> Said:  # fmt: skip
     """`token_logprobs` where the mask is, and nothing elsewhere: the head is asked at the answers' places alone.
 
@@ -34,7 +34,7 @@ def answer_logprobs(
     Args:
         model: the policy.
         ids: prompts with their answers.
-        mask: of the answers, by `answer_mask`.
+        mask: of the answers, by `answer_mask`: a place less than there are tokens in a row.
         temperature: that the answers were drawn at; logits are divided by it.
     """
     hidden = model.features(ids)[:, :-1][mask]  # (tokens of answers, C)
@@ -44,7 +44,7 @@ def answer_logprobs(
     with torch.no_grad():
         chances = (logits - normaliser[:, None]).exp()
         entropy = normaliser - (chances * logits).sum(dim=-1)
-    whole: Float[Tensor, "batch time_less_one"] = torch.zeros(mask.shape, device=ids.device)
+    whole = torch.zeros(mask.shape, device=ids.device)
     return Said(whole.masked_scatter(mask, logprobs), whole.masked_scatter(mask, entropy))
 
 
@@ -64,16 +64,16 @@ class Reference:
 
     @contextmanager
     def model(self) -> Iterator[GPT]:
-        """The reference, for as long as the block runs."""
-        (held,) = self._held
-        if self._shared:
-            with without_adapters(held):
-                yield held
-        else:
-            yield held
+        """The reference, in evaluation mode, for as long as the block runs."""
+        (held,), was_training = self._held, self._held[0].training
+        with without_adapters(held) if self._shared else nullcontext():
+            try:
+                yield held.eval()
+            finally:
+                held.train(was_training)
 
     @torch.no_grad()
-    def logprobs(self, ids: Int[Tensor, "batch time"], mask: Mask, temperature: float = 1.0) -> PerToken:
+    def logprobs(self, ids: Int[Tensor, "batch tokens"], mask: Mask, temperature: float = 1.0) -> PerToken:
         """As `answer_logprobs`, without gradients."""
         if not self._shared:
             self._held = (self._held[0].to(ids.device),)

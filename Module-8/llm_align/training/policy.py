@@ -127,6 +127,10 @@ class PolicyModule(LocalLoRA):
     ) -> None:  # fmt: skip
         if policy.group < self.needs_group:
             raise ValueError(f"group={policy.group}: answers are compared with each other; take at least 2")
+        body: Any = model.model
+        if settings.lora.lora_dropout or body.config.attention_dropout:
+            wrong = f"lora_dropout={settings.lora.lora_dropout}, attention_dropout={body.config.attention_dropout}"
+            raise ValueError(f"{wrong}: a policy that drops is not the one that wrote the answers; set both to 0")
         super().__init__(model, settings, **options)
         self.policy, self.reward = policy, reward
         self.meters, self.collapse = Meters(), Collapse()
