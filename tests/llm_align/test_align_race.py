@@ -38,20 +38,22 @@ def roomy(tmp_path_factory, tokenizer):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ten_steps_of_dpo_are_those_of_trls_trainer(race, roomy):
-    """Templates, end tokens, masks, reference, loss, gradients: anything that differs would part the losses."""
+def test_ten_steps_of_dpo_are_those_of_trls_trainer(race, roomy, monkeypatch):
+    """End tokens, masks, reference, loss, gradients: anything that differs would part losses that fall this fast."""
+    monkeypatch.setattr(race, "RATE", 1e-3)
     found = race.dpo(roomy, 4)
     losses = {name: [step() for _ in range(10)] for name, step in found.items()}
     assert losses["ours"] == pytest.approx(losses["trl"], abs=1e-5)
-    assert losses["ours"][0] == pytest.approx(0.693147, abs=1e-5) and losses["ours"][-1] < 0.6931
+    assert losses["ours"][0] == pytest.approx(0.693147, abs=1e-5) and losses["ours"][-1] < 0.6
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ten_steps_of_grpo_on_the_same_answers_are_those_of_trls_trainer(race, roomy):
+def test_ten_steps_of_grpo_on_the_same_answers_are_those_of_trls_trainer(race, roomy, monkeypatch):
+    monkeypatch.setattr(race, "RATE", 1e-3)
     found = race.grpo_learning(roomy, 2, 4, 6)
     losses = {name: [step() for _ in range(10)] for name, step in found.items()}
     assert losses["ours"] == pytest.approx(losses["trl"], abs=1e-5)
-    assert abs(losses["ours"][0]) < 1e-5 and losses["ours"][-1] < -1e-5
+    assert abs(losses["ours"][0]) < 1e-5 and losses["ours"][-1] < -0.1
 
 
 def test_rows_of_a_round():

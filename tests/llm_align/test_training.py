@@ -263,3 +263,14 @@ def test_a_policy_that_drops_is_refused(base):
     settings = FineTune(library="ours", lora=LoRAConfig(r=4, lora_dropout=0.1))
     with pytest.raises(ValueError, match=r"lora_dropout=0.1.*set both to 0"):
         GRPOModule(prepare_policy(str(base), settings), settings, lambda rollout: rollout.engine.sum(1))
+
+
+def test_a_first_round_of_equal_rewards_in_two_batches(places):
+    """Nothing to learn from is no mistake, also where the second round's first batch comes before any step changed."""
+    rounds = iter(range(99))
+
+    def later(prompt: str, answer: str) -> float:
+        return 0.0 if next(rounds) < 16 else float(len(answer) % 2)
+
+    found = train("grpo", *places, 8, 3, changes={"reward": later}, accumulate_grad_batches=2)
+    assert [line["equal_groups"] for line in found["history"]][0] == 1.0 and len(found["losses"]) == 3

@@ -15,7 +15,7 @@ PANELS = {"reward": "reward", "length": "length, tokens", "entropy": "entropy, n
 
 def one_round() -> plots.Drawing:
     """From a prompt to a group of answers, to rewards, to advantages, to a step."""
-    draw = plots.Drawing(6.4, 3.2, "a round: the group itself says what could be expected")
+    draw = plots.Drawing(6.4, 3.6, "a round: the group itself says what could be expected")
     draw.box("policy", 0.1, 1.1, shape="weights", look="weight", width=0.8)
     draw.box("answers", 1.5, 1.1, text="G answers\nto one prompt", shape="G, T", width=1.15, height=0.8)
     draw.box("program", 2.9, 0.0, text="a program", shape="right or wrong", look="gone", width=1.1)
@@ -25,7 +25,7 @@ def one_round() -> plots.Drawing:
     draw.box("loss", 5.4, 1.1, text="clipped loss", shape="tokens", look="loss", width=0.9)
     draw.chain("policy", "answers", "rewards", "advantages", "loss").chain("program", "rewards")
     draw.arrow("rewards", "mean").arrow("mean", "advantages", "minus")
-    draw.box("step", 2.7, 2.2, text="optimiser step, then new answers", look="step", width=2.2)
+    draw.box("step", 2.7, 2.6, text="optimiser step, then new answers", look="step", width=2.2)
     draw.chain("loss", "step", "policy")
     return draw
 
@@ -116,7 +116,7 @@ def four_panels(runs: Mapping[str, Sequence[Mapping[str, float]]], body: str = "
     for ax in axes[1]:
         ax.set(xlabel="step")
     axes[0, 0].set(ylim=(0, 1.03))
-    axes[0, 0].legend(fontsize=8)
+    axes[1, 1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="upper left")
     return fig
 
 
