@@ -20,6 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from llm_align.data.pairs import PairRows, pair_batch
@@ -35,6 +36,7 @@ from llm_core.store.registry import load_model
 from llm_peft.settings import FineTune
 from llm_precision.meters import Seconds, interleaved
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 from course import scale
 from course.files import write_text
@@ -95,7 +97,6 @@ def trl_options(folder: Path, **options: Any) -> dict[str, Any]:
 
 def dpo(base: Path, pairs: int) -> dict[str, Step]:
     """A step of each on the same pairs."""
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     questions = named("arithmetic").questions(pairs, 0)
@@ -108,7 +109,7 @@ def dpo(base: Path, pairs: int) -> dict[str, Step]:
     rows = PairRows([pair_of(record, tokenizer) for record in records], tokenizer.pad_token_id or 0)
     batch = pair_batch(rows, np.arange(pairs))
     theirs = pretrained(AutoModelForCausalLM, base, dtype=torch.float32)
-    data = Dataset.from_list(records)
+    data = datasets.Dataset.from_list(records)
     config = DPOConfig(**trl_options(base, beta=0.1, per_device_train_batch_size=pairs, max_length=512))
     trainer = DPOTrainer(theirs, args=config, train_dataset=data, processing_class=tokenizer)
     (inputs,) = list(trainer.get_train_dataloader())
@@ -182,7 +183,6 @@ def grpo_module(base: Path, prompts: int, group: int, tokens: int) -> tuple[GRPO
 
 def trl_grpo(base: Path, records: list[dict[str, Any]], group: int, tokens: int) -> Any:
     """trl's trainer on the same prompts."""
-    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     def reward(prompts: Any, completions: Any, **_: Any) -> list[float]:
@@ -195,7 +195,7 @@ def trl_grpo(base: Path, records: list[dict[str, Any]], group: int, tokens: int)
         )
     )  # fmt: skip
     _, tokenizer = load_model(base)
-    data = Dataset.from_list([{"prompt": record["messages"]} for record in records])
+    data = datasets.Dataset.from_list([{"prompt": record["messages"]} for record in records])
     model = pretrained(AutoModelForCausalLM, base, dtype=torch.float32)
     trainer = GRPOTrainer(model, reward_funcs=reward, args=config, train_dataset=data, processing_class=tokenizer)
     trainer.model.train()
@@ -234,6 +234,8 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         base, sizes = base_of(options.size, Path(folder)), (options.prompts, options.group, options.tokens)

@@ -273,4 +273,4 @@ def test_a_first_round_of_equal_rewards_in_two_batches(places):
         return 0.0 if next(rounds) < 16 else float(len(answer) % 2)
 
     found = train("grpo", *places, 8, 3, changes={"reward": later}, accumulate_grad_batches=2)
-    assert [line["equal_groups"] for line in found["history"]][0] == 1.0 and len(found["losses"]) == 3
+    assert found["history"][0]["equal_groups"] == 1.0 and len(found["losses"]) == 3

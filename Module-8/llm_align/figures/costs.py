@@ -131,7 +131,7 @@ def which(notes: Mapping[str, str]) -> plots.Drawing:
     Args:
         notes: by method, a line.
     """
-    draw = plots.Drawing(6.2, 4.6, "ask from the top; take the first yes")
+    draw = plots.Drawing(6.2, 5.0, "ask from the top; take the first yes")
     asks = (
         "a checker that\nasks what you mean?", "pairs near what\nthe policy writes?",
         "right answers of\na new kind?", "a judge that is\nonly nearly right?",
@@ -143,5 +143,6 @@ def which(notes: Mapping[str, str]) -> plots.Drawing:
         draw.box(f"note {method}", 4.4, 0.1 + 1.1 * row, text=notes[method], look="gone", width=2.4, height=0.85)
         draw.arrow(ask, method, "yes")
         draw.arrow(method, f"note {method}", dashed=True)
+    draw.note(2.6, 4.1, "memory for one model only? adapters: policy and reference share weights of 2 bytes")
     draw.arrow(asks[0], asks[1], "no").arrow(asks[1], asks[2], "no").arrow(asks[2], asks[3], "no")
     return draw
