@@ -15,12 +15,12 @@ from llm_core.store.registry import save_model
 
 from course.record import Setting
 
-RACE = Path(__file__).parents[2] / "Module-8" / "race" / "trainers.py"
+RACE = Path(__file__).parents[2] / "Module-8" / "race" / "against_trl.py"
 
 
 @pytest.fixture(scope="module")
 def race():
-    spec = importlib.util.spec_from_file_location("race_trainers", RACE)
+    spec = importlib.util.spec_from_file_location("race_against_trl", RACE)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -1,6 +1,6 @@
 """Our DPO and GRPO beside trl's, the same model, pairs and prompts, in turns.
 
-`uv run python Module-8/race/trainers.py --record docs/results/trainers_race.json` prints seconds a step, what ours is
+`uv run python Module-8/race/against_trl.py --record docs/results/align_race.json` prints seconds a step, what ours is
 over theirs, the bytes at the peak beside what is held, and the largest difference of their losses.
 
 A step of DPO is the forward passes of policy and reference, the backward pass and AdamW. A step of GRPO writes its
@@ -260,7 +260,7 @@ def main() -> None:
         head = {
             "date": date.today().isoformat(), "hardware": scale.hardware, "torch": torch.__version__,
             "trl": trl.__version__,
-            "command": f"Module-8/race/trainers.py --size {options.size} --record {options.record}",
+            "command": f"Module-8/race/against_trl.py --size {options.size} --record {options.record}",
         }  # fmt: skip
         write_text(options.record, json.dumps([*old, {**head, "rows": rows}], indent=1) + "\n")
 
