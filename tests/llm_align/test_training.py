@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from align_jobs import module_of, train
+from align_jobs import data_of, module_of, train
 from llm_align.data.records import prompt_of
 from llm_align.objectives.advantages import gae, group_advantages
 from llm_align.objectives.logprobs import answer_mask
 from llm_align.objectives.policy import policy_loss
 from llm_align.training.collapse import Collapse
 from llm_align.training.ppo import token_rewards, whitened
+from llm_core.forgetting import SILENT
 from llm_scale.ranks import Ranks
 
 KINDS = ("dpo", "reward", "grpo", "ppo")
@@ -211,6 +213,16 @@ def test_collapse_is_said_once(capsys):
     for number in range(40):
         quiet.see({"reward": number / 40, "reward_spread": 0.4, "length": 50, "entropy": 2.0})
     assert quiet.said == []
+    one, half = Collapse(), Collapse()  # a run that stopped compares with its own first rounds, and says nothing twice
+    for number in range(40):
+        if number == 8:
+            one.load_state_dict(half.state_dict())
+        (half if number < 8 else one).see({"reward": number / 40, "reward_spread": 0.4, "length": 50 - number})
+    assert one.said == watch.said
+    again = Collapse()
+    again.load_state_dict(one.state_dict())
+    again.see({"reward": 1.0, "reward_spread": 0.4, "length": 1})
+    assert again.said == watch.said
 
 
 def test_the_trainer_and_the_engine_agree_in_every_round(places):
@@ -274,3 +286,20 @@ def test_a_first_round_of_equal_rewards_in_two_batches(places):
 
     found = train("grpo", *places, 8, 3, changes={"reward": later}, accumulate_grad_batches=2)
     assert found["history"][0]["equal_groups"] == 1.0 and len(found["losses"]) == 3
+
+
+def test_validation_has_the_rule_for_unfinished_answers(places):
+    """Or the best checkpoint would be chosen by another reward than the one that is learned."""
+    values = []
+
+    class Seen(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            values.append(
+                (float(trainer.callback_metrics["val_reward"]), float(trainer.callback_metrics["val_finished"]))
+            )
+
+    module, rows = module_of("grpo", places[0], unfinished_reward=-3.0, max_new_tokens=2), data_of("grpo", places[1], 8)
+    rows.tokenizer = module.prepared.tokenizer
+    made = {**SILENT, "devices": 1, "accelerator": "cpu", "max_steps": 1, "max_epochs": -1, "val_check_interval": 1}
+    pl.Trainer(**{**made, "check_val_every_n_epoch": None, "callbacks": [Seen()]}).fit(module, rows)
+    assert values[-1][1] < 0.5 and values[-1][0] < -1.0

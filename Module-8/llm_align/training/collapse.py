@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 WINDOW = 5  # rounds that are compared: the first ones with the last ones
 LEFT = 0.5  # share that is left of length or entropy when it counts as collapsed
@@ -42,6 +43,15 @@ class Collapse:
                 fell = f"{name} fell from {before[name]:.3g} to {after[name]:.3g}"
                 self.said.append(f"{rose} while {fell}: read some answers, the reward may be hacked")
                 print(f"align: {self.said[-1]}", file=sys.stderr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has seen and said, as plain values: a run that goes on compares with its first rounds."""
+        return {"first": self.first, "last": list(self.last), "said": self.said, "known": sorted(self._known)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the one was that gave this state."""
+        self.first, self.said = list(state["first"]), list(state["said"])
+        self.last, self._known = deque(state["last"], maxlen=WINDOW), set(state["known"])
 
 
 def _mean(lines: list[dict[str, float]]) -> dict[str, float]:

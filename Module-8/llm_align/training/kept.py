@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_core.store.resume import plain_json
+from llm_peft.local_lora import LocalLoRA
 
 OBJECTIVE = "objective"  # key of a checkpoint
 
@@ -25,3 +26,19 @@ def refuse_another_objective(checkpoint: dict[str, Any], wanted: dict[str, Any])
                 before = told.get(part, {}).get(name)
                 if plain_json(before) != plain_json(value):
                     raise ValueError(f"the run was made with {part}.{name}={before}, and not {value}; leave it so")
+
+
+class ObjectiveModule(LocalLoRA):
+    """`LocalLoRA` with an objective of its own, which its checkpoints keep, and which goes on with no other."""
+
+    def objective_settings(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one before, as plain values."""
+        return {"kind": type(self).__name__.removeprefix("Configured")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[OBJECTIVE] = self.objective_settings()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_another_objective(checkpoint, self.objective_settings())
+        super().on_load_checkpoint(checkpoint)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from llm_peft.local_lora import LocalLoRA
 from llm_peft.prepare import Prepared
 from llm_peft.settings import FineTune
 from torch import Tensor
@@ -16,7 +15,7 @@ from llm_align.models.policy import Reference, answer_logprobs
 from llm_align.models.scalar import ScalarModel, read_last
 from llm_align.objectives.logprobs import answer_mask, over_answers
 from llm_align.objectives.preference import bradley_terry, dpo
-from llm_align.training.kept import OBJECTIVE, refuse_another_objective
+from llm_align.training.kept import ObjectiveModule
 from llm_align.training.meters import Meters
 
 
@@ -41,7 +40,7 @@ class Preference:
         )  # refuses what cannot be
 
 
-class PairsModule(LocalLoRA):
+class PairsModule(ObjectiveModule):
     """What both have in common: a loss that is a mean over pairs, and what is watched beside it.
 
     Logged as `train_...` and `val_...`: the loss, `accuracy` (share of pairs that are ranked as they were labelled),
@@ -52,20 +51,6 @@ class PairsModule(LocalLoRA):
         super().__init__(model, settings, **options)
         self.meters = Meters()
         self.history: list[dict[str, float]] = []  # what was logged of training, a line each
-
-    # -- checkpoints ------------------------------------------------------------------------------------------------
-
-    def objective_settings(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one before, as plain values."""
-        return {"kind": type(self).__name__.removeprefix("Configured")}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[OBJECTIVE] = self.objective_settings()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        refuse_another_objective(checkpoint, self.objective_settings())
-        super().on_load_checkpoint(checkpoint)
 
     # -- a step -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import torch
 from llm_core.generate import Sampling
 from llm_core.model import GPT
 from llm_data.rows.collate import Batch
-from llm_peft.local_lora import LocalLoRA
 from llm_peft.prepare import Prepared
 from llm_peft.settings import FineTune
 from torch import Tensor
@@ -24,12 +23,13 @@ from llm_align.objectives.logprobs import answer_mask, over_answers
 from llm_align.objectives.policy import NORMALISERS, RATIOS, Policy, policy_loss, truncated_weights
 from llm_align.rollout.write import Rollout, Writer
 from llm_align.training.collapse import Collapse
-from llm_align.training.kept import OBJECTIVE, refuse_another_objective
+from llm_align.training.kept import ObjectiveModule
 from llm_align.training.meters import Meters
 
 ADVANTAGES = ("group", "batch", "none", "leave_one_out")
 WIDTHS = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 HELD_OUT = 2**40  # the first seed of validation's answers, which training's never reach
+COLLAPSE = "collapse"  # key of a checkpoint
 # What each answer of a rollout is worth.
 Reward = Callable[[Rollout], Tensor]
 
@@ -100,7 +100,7 @@ class PolicySettings:
         return Sampling(self.max_new_tokens, self.temperature, top_p=self.top_p)
 
 
-class PolicyModule(LocalLoRA):
+class PolicyModule(ObjectiveModule):
     """What GRPO and PPO have in common: rounds of answers, their rewards, and what is watched.
 
     Logged at each step as `train_...`: `reward` (mean) and `reward_spread` (standard deviation), `length` in tokens,
@@ -159,16 +159,15 @@ class PolicyModule(LocalLoRA):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def objective_settings(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one before, as plain values."""
-        return {"kind": type(self).__name__.removeprefix("Configured"), "policy": asdict(self.policy)}
+        return {**super().objective_settings(), "policy": asdict(self.policy)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint[OBJECTIVE] = self.objective_settings()
+        checkpoint[COLLAPSE] = self.collapse.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        refuse_another_objective(checkpoint, self.objective_settings())
         super().on_load_checkpoint(checkpoint)
+        self.collapse.load_state_dict(checkpoint[COLLAPSE])
 
     # -- a round ------------------------------------------------------------------------------------------------------
 
@@ -177,17 +176,26 @@ class PolicyModule(LocalLoRA):
         begin = time.perf_counter()
         rollout = self.writer.write(prompts, seeds)
         wrote = time.perf_counter()
-        rewards = self.reward(rollout).to(rollout.ids.device)
-        if rewards.shape != rollout.lengths.shape or not bool(torch.isfinite(rewards).all()):
-            raise ValueError("a reward is not finite, or not one an answer; mend the function that gave it")
-        if self.policy.unfinished_reward is not None:
-            rewards = torch.where(rollout.finished, rewards, self.policy.unfinished_reward)
+        rewards = self.rewards_of(rollout)
         self._note(rollout, rewards)
         self.meters.add("writing", wrote - begin, 1)
         self.meters.add("scoring", time.perf_counter() - wrote, 1)
         rows = {"input_ids": rollout.ids, "prompt_lengths": rollout.prompt_lengths, "lengths": rollout.lengths}
         with torch.no_grad():
             return {**rows, **self.learned(rollout, rewards)}
+
+    def rewards_of(self, rollout: Rollout) -> Tensor:
+        """What answers are worth, the rule for unfinished ones included.
+
+        Raises:
+            ValueError: for rewards that are not finite, or not one an answer.
+        """
+        rewards = self.reward(rollout).to(rollout.ids.device)
+        if rewards.shape != rollout.lengths.shape or not bool(torch.isfinite(rewards).all()):
+            raise ValueError("a reward is not finite, or not one an answer; mend the function that gave it")
+        if self.policy.unfinished_reward is None:
+            return rewards
+        return torch.where(rollout.finished, rewards, self.policy.unfinished_reward)
 
     def _note(self, rollout: Rollout, rewards: Tensor) -> None:
         self.meters.add_mean("reward", rewards)
@@ -258,7 +266,7 @@ class PolicyModule(LocalLoRA):
             return
         seeds = [HELD_OUT + number for number in batch["numbers"].tolist()]
         rollout = self.writer.write(prompts, seeds, group=1)
-        rewards = self.reward(rollout)
+        rewards = self.rewards_of(rollout)
         self._eval_losses -= float(rewards.sum())
         self._eval_targets += len(rewards)
         self._note(rollout, rewards)
