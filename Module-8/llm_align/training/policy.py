@@ -156,8 +156,6 @@ class PolicyModule(ObjectiveModule):
             self._writer = Writer(self.actor, tokenizer, asked.sampling, asked.group, WIDTHS[asked.engine_dtype])
         return self._writer
 
-    # -- checkpoints --------------------------------------------------------------------------------------------------
-
     def objective_settings(self) -> dict[str, Any]:
         return {**super().objective_settings(), "policy": asdict(self.policy)}
 
@@ -168,8 +166,6 @@ class PolicyModule(ObjectiveModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.collapse.load_state_dict(checkpoint[COLLAPSE])
-
-    # -- a round ------------------------------------------------------------------------------------------------------
 
     def make_round(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Batch:
         """Write answers to prompts, reward them, and give what is learned from: a row for each answer."""
@@ -236,8 +232,6 @@ class PolicyModule(ObjectiveModule):
         self.meters.add("kl", found.kl * tokens, tokens)
         return found
 
-    # -- a step -------------------------------------------------------------------------------------------------------
-
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # A first round of equal rewards changes nothing, and is no mistake; nor does a batch inside a step.
         if self._had_reason and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
@@ -252,8 +246,6 @@ class PolicyModule(ObjectiveModule):
             if "reward" in found:
                 self.collapse.see(line)
         return {f"{split}_loss": loss, **{f"{split}_{name}": value for name, value in found.items()}}
-
-    # -- validation ---------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
