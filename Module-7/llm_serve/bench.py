@@ -40,6 +40,8 @@ class Sample:
         tokens: seconds after the start of each event that brought text.
         ended: seconds after the start at which the answer was whole.
         written: tokens, as the server counts them.
+        read: tokens of the prompt, likewise; 0 where it does not say.
+        text: that was written.
         error: in words, where there is no whole answer.
     """
 
@@ -47,6 +49,8 @@ class Sample:
     tokens: list[float] = field(default_factory=list)
     ended: float = 0.0
     written: int = 0
+    read: int = 0
+    text: str = ""
     error: str = ""
 
 
@@ -141,9 +145,11 @@ async def _ask(client: httpx.AsyncClient, model: str, job: Job, begin: float, sa
             choice = event["choices"][0] if event.get("choices") else {}
             ended = ended or bool(choice.get("finish_reason"))
             if choice.get("text"):
+                sample.text += choice["text"]
                 sample.tokens.append(time.perf_counter() - begin)
             if event.get("usage"):
                 sample.written = int(event["usage"]["completion_tokens"])
+                sample.read = int(event["usage"].get("prompt_tokens", 0))
     if not ended:
         sample.error = "the stream broke off before the answer's end"
     sample.ended = time.perf_counter() - begin
@@ -186,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
     if min(options.requests, options.prompt_words, options.max_tokens) < 1 or not 0 <= options.rate < math.inf:
         raise ValueError("--requests, --prompt_words and --max_tokens must be at least 1, and --rate 0 or more")
     url = options.url.rstrip("/")
-    model = options.model or _first_model(url, options.api_key)
+    model = options.model or first_model(url, options.api_key)
     work = jobs(options.requests, options.rate, options.prompt_words, options.max_tokens, options.seed)
     samples = asyncio.run(load(url, model, work, options.api_key))
     found = summary(samples)
@@ -203,7 +209,12 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if found.failed else 0
 
 
-def _first_model(url: str, api_key: str) -> str:
+def first_model(url: str, api_key: str) -> str:
+    """The first model that a server names.
+
+    Raises:
+        ValueError: when it names none.
+    """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         reply = httpx.get(f"{url}/v1/models", headers=headers, timeout=30).json()

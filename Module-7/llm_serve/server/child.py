@@ -21,6 +21,69 @@ def ours(model: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "llm_serve.cli", model, *options]
 
 
+class Child:
+    """A server in a process of its own, on a free port.
+
+    Args:
+        command: to which `--port` is added.
+        environment: variables that are set for it beside this process's.
+
+    Attributes:
+        url: where it listens.
+        process: its process.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._place = tempfile.TemporaryDirectory()
+        self._log = Path(self._place.name) / "log"
+        with self._log.open("w") as out:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(port)], stdout=out, stderr=out, start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )  # fmt: skip
+
+    def wait(self, patience: float = 240.0) -> None:
+        """Return when `/health` answers.
+
+        Args:
+            patience: seconds that it may take.
+
+        Raises:
+            RuntimeError: when it ends, or is not ready in time, with its last line.
+        """
+        until = time.monotonic() + patience
+        while True:
+            if self.process.poll() is not None or time.monotonic() > until:
+                lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                raise RuntimeError(f"the server is not ready: {lines[-1][:300] if lines else 'it said nothing'}")
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                    return
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """End it at once, as a machine that fails would."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Let open answers end, then the process and those that it started: some servers have several."""
+        self._signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._place.cleanup()
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
 @contextmanager
 def started(
     command: Sequence[str], environment: Mapping[str, str] | None = None, patience: float = 240.0
@@ -35,42 +98,9 @@ def started(
     Raises:
         RuntimeError: when it ends, or is not ready in time, with its last line.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as place:
-        log = Path(place) / "log"
-        with log.open("w") as out:
-            process = subprocess.Popen(
-                [*command, "--port", str(port)], stdout=out, stderr=out, start_new_session=True,
-                env={**os.environ, **(environment or {})},
-            )  # fmt: skip
-            try:
-                _wait(process, f"http://127.0.0.1:{port}", log, patience)
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                _end(process)
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, patience: float) -> None:
-    until = time.monotonic() + patience
-    while True:
-        if process.poll() is not None or time.monotonic() > until:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise RuntimeError(f"the server is not ready: {lines[-1][:300] if lines else 'it said nothing'}")
-        with suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.2)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process and those that it started: some servers have several."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+    child = Child(command, environment)
     try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        child.wait(patience)
+        yield child.url
+    finally:
+        child.stop()

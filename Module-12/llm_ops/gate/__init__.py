@@ -1,0 +1,1 @@
+"""Evaluation as a gate: what a new model must not do worse before it serves."""

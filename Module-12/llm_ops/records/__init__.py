@@ -1,0 +1,1 @@
+"""What `course record` measures of this module."""

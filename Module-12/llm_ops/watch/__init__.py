@@ -1,0 +1,1 @@
+"""Watching a service: what its numbers say, alarms made of it, and the same for Prometheus and Grafana."""
