@@ -1,0 +1,1 @@
+"""Answers from passages, and what a passage may not do to them."""

@@ -1,0 +1,1 @@
+"""`rag`'s commands, each with what it prints."""

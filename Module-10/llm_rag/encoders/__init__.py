@@ -1,0 +1,1 @@
+"""Texts as vectors: a trained encoder used, and one of our own."""

@@ -1,0 +1,1 @@
+"""One file on disk that holds documents, passages, words and vectors."""
