@@ -107,7 +107,6 @@ def test_when_all_die_the_caller_is_told(service):
     text, ended, errors = streamed(url)
     assert WHOLE.startswith(text) and not ended and errors == ["no_replica"]
     assert ask(url).status_code == 503 and balancer.failed == 2 and balances(balancer)
-    assert httpx.get(f"{url}/health").status_code == 503
 
 
 @pytest.mark.parametrize(("status", "others", "expected"), [(429, 200, 200), (503, 200, 200), (400, 200, 400),
@@ -122,13 +121,18 @@ def test_what_a_replica_says(service, status, others, expected, stream):
 
 
 def test_health_takes_a_replica_out_and_back(service):
-    sick = Fake(well=False)
-    url, balancer, _ = service(sick, Fake())
+    sick, other = Fake(well=False), Fake()
+    url, balancer, _ = service(sick, other)
     until = time.monotonic() + 10
     while balancer.backends[0].state != "down" and time.monotonic() < until:
         time.sleep(0.01)
     assert balancer.backends[0].state == "down"
     assert all(ask(url).status_code == 200 for _ in range(3)) and sick.asked == 0
+    assert httpx.get(f"{url}/health").status_code == 200  # one is left
+    other.well = False
+    while balancer.backends[1].state != "down" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert httpx.get(f"{url}/health").status_code == 503 == ask(url).status_code
     sick.well = True
     while balancer.backends[0].state != "up" and time.monotonic() < until:
         time.sleep(0.01)

@@ -31,6 +31,7 @@ class Child:
     Attributes:
         url: where it listens.
         process: its process.
+        log: what it writes, a file that is gone after `stop`.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -39,8 +40,8 @@ class Child:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._place = tempfile.TemporaryDirectory()
-        self._log = Path(self._place.name) / "log"
-        with self._log.open("w") as out:
+        self.log = Path(self._place.name) / "log"
+        with self.log.open("w") as out:
             self.process = subprocess.Popen(
                 [*command, "--port", str(port)], stdout=out, stderr=out, start_new_session=True,
                 env={**os.environ, **(environment or {})},
@@ -58,7 +59,7 @@ class Child:
         until = time.monotonic() + patience
         while True:
             if self.process.poll() is not None or time.monotonic() > until:
-                lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 raise RuntimeError(f"the server is not ready: {lines[-1][:300] if lines else 'it said nothing'}")
             with suppress(httpx.HTTPError):
                 if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
