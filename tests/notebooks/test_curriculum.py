@@ -132,18 +132,71 @@ def test_exercises_hold_no_answer(path: str) -> None:
     assert leaked == []
 
 
-@pytest.mark.parametrize("path", EXERCISES)
-def test_an_empty_answer_is_red_and_said_to_be_empty(path: str) -> None:
-    notebook = read(path)
-    checks = {cell.id for _, cell in exercises.checks(notebook)}
-    assert checks, "no cell is tagged exercise-check"
-    run(notebook, path)
-    stubbed = False
+def parted(notebook: Any) -> tuple[list[Any], list[list[Any]]]:
+    """The cells before the first exercise, and those of each; an exercise begins with a heading `## N. Title`."""
+    parts: list[list[Any]] = [[]]
     for cell in notebook.cells:
+        if cell.cell_type == "markdown" and re.match(r"## \d+\. ", cell.source):
+            parts.append([])
+        parts[-1].append(cell)
+    return parts[0], parts[1:]
+
+
+def code_cell(source: str) -> Any:
+    return nbformat.v4.new_code_cell(source)
+
+
+@pytest.mark.parametrize("path", SOLUTIONS)
+def test_an_answer_that_is_empty_or_wrong_is_red(path: str) -> None:
+    """Each exercise as the reader gets it, then the right answer with each wrong one tried in its place.
+
+    All in one kernel: to start one takes as long as most exercises do.
+    """
+    notebook, stubs = read(path), read(path.replace("/solutions/", "/exercises/"))
+    cells, answered = parted(notebook)
+    _, empty = parted(stubs)
+    assert len(answered) == len(empty) == len(exercises.checks(notebook)), "each exercise begins with `## N. Title`"
+    cells = [*cells, code_cell(KEEP.format(kept="_course_setup"))]
+    keep, undo = KEEP.format(kept="_course_kept"), UNDO.format(kept="_course_kept")
+    tried: list[tuple[str, Any, Any]] = []
+    for given, part in zip(empty, answered, strict=True):
+        for cell in given:
+            cell.id = f"empty-{cell.id}"  # beside a cell of the solution that says the same
+        cells += [*given, code_cell(UNDO.format(kept="_course_setup"))]
+        for cell in part:
+            if exercises.CHECK not in notebooks.tags(cell):
+                cells.append(cell)  # the right answer; its check is green where nbmake runs the notebook itself
+                continue
+            wrong = cell.metadata.get("wrong")
+            assert wrong, f"its metadata has no wrong answer to try: {cell.source}"
+            for code in [wrong] if isinstance(wrong, str) else wrong:
+                answer, again = code_cell(f"{keep}\n{code}"), code_cell(cell.source)
+                cells += [answer, again, code_cell(undo)]
+                tried.append((code, answer, again))
+        cells.append(code_cell(UNDO.format(kept="_course_setup")))
+    notebook.cells = cells
+    run(notebook, path)
+    for given in empty:
+        is_said_to_be_empty(given)
+    for code, answer, again in tried:
+        assert error(answer) is None, f"the wrong answer itself fails: {code}\n{error(answer).evalue}"
+        found = error(again)
+        assert found is not None, f"the check is green for the wrong answer: {code}"
+        assert found.ename == "AssertionError", f"{found.ename}, not a check, says no to {code}: {found.evalue}"
+    expected = {id(cell) for given in empty for cell in given} | {id(again) for _, _, again in tried}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and id(cell) not in expected:
+            assert error(cell) is None, f"fails: {cell.source}: {error(cell).evalue}"
+
+
+def is_said_to_be_empty(given: list[Any]) -> None:
+    """The check of an exercise as the reader gets it is red, and says that there is no answer yet."""
+    stubbed = False
+    for cell in given:
         if cell.cell_type != "code":
             continue
         found = error(cell)
-        if cell.id in checks:
+        if exercises.CHECK in notebooks.tags(cell):
             assert found is not None, f"green without an answer: {cell.source}"
             empty = found.ename == "NotImplementedError" or "NotImplementedError: exercise" in str(found.evalue)
             # An answer at top level leaves its name unbound: its own cell has said that it is empty.
@@ -151,37 +204,3 @@ def test_an_empty_answer_is_red_and_said_to_be_empty(path: str) -> None:
         elif found is not None:
             stubbed = stubbed or found.ename == "NotImplementedError"
             assert found.ename in ("NotImplementedError", "NameError"), f"{found.ename}: {found.evalue}"
-
-
-@pytest.mark.parametrize("path", SOLUTIONS)
-def test_a_wrong_answer_is_red_by_its_check(path: str) -> None:
-    notebook = read(path)
-    cells: list[Any] = []
-    tried: list[tuple[str, Any, Any]] = []
-    exercises_begun = 0
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and re.match(r"## \d+\. ", cell.source):
-            remember = UNDO if exercises_begun else KEEP
-            cells.append(nbformat.v4.new_code_cell(remember.format(kept="_course_setup")))
-            exercises_begun += 1
-        if exercises.CHECK in notebooks.tags(cell):
-            wrong = cell.metadata.get("wrong")
-            assert wrong, f"its metadata has no wrong answer to try: {cell.source}"
-            keep, undo = KEEP.format(kept="_course_kept"), UNDO.format(kept="_course_kept")
-            for code in [wrong] if isinstance(wrong, str) else wrong:
-                answer, again = (nbformat.v4.new_code_cell(text) for text in (f"{keep}\n{code}", cell.source))
-                cells += [answer, again, nbformat.v4.new_code_cell(undo)]
-                tried.append((code, answer, again))
-        else:  # that its check is green for the right answer is seen where the notebook itself is run
-            cells.append(cell)
-    assert exercises_begun == len(exercises.checks(notebook)), "each exercise begins with a heading `## N. Title`"
-    notebook.cells = cells
-    run(notebook, path)
-    for code, answer, again in tried:
-        assert error(answer) is None, f"the wrong answer itself fails: {code}\n{error(answer).evalue}"
-        found = error(again)
-        assert found is not None, f"the check is green for the wrong answer: {code}"
-        assert found.ename == "AssertionError", f"{found.ename}, not a check, says no to {code}: {found.evalue}"
-    for cell in notebook.cells:
-        known = any(cell is answer or cell is again for _, answer, again in tried)
-        assert known or cell.cell_type != "code" or error(cell) is None, f"fails: {cell.source}: {error(cell).evalue}"
