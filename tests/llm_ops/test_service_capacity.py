@@ -260,3 +260,13 @@ def test_costs_of_a_server_are_measured_from_outside(monkeypatch):
         measuring.slower([], truth)
     with pytest.raises(ValueError, match="two numbers of callers"):
         asyncio.run(measuring.measure("", "", (1,), (10, 40)))
+
+
+def test_a_stand_in_writes_what_is_asked_for(tmp_path):
+    """An answer that ends by itself would make a load lighter than it was planned."""
+    from llm_core.store.registry import load_model
+    from llm_ops.load.stand_in import stand_in
+
+    engine = Engine(*load_model(str(stand_in(tmp_path / "m", 64, 1))))
+    asked = [Request((number % 50 + 1,) * 4, Sampling(max_new_tokens=60, temperature=0)) for number in range(30)]
+    assert engine.stop_ids == () and {len(each[0].tokens) for each in engine.run(asked)} == {60}

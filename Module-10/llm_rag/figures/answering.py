@@ -20,7 +20,7 @@ def the_way() -> plots.Drawing:
     draw.box("question", 1.5, 1.4, text="a question", look="data", width=0.9)
     draw.box("checked", 3.0, 1.4, text="citations\nchecked", look="step", width=0.9)
     draw.box("answer", 4.6, 1.4, text="the answer", shape="with [n]", look="loss", width=1.0)
-    draw.arrow("folder", "store", "what changed").arrow("store", "passages").arrow("passages", "prompt")
+    draw.arrow("folder", "store", "new").arrow("store", "passages").arrow("passages", "prompt")
     draw.arrow("question", "store").arrow("prompt", "answer", "a model").arrow("answer", "checked")
     draw.arrow("passages", "checked")
     return draw
@@ -28,17 +28,18 @@ def the_way() -> plots.Drawing:
 
 def the_prompt() -> plots.Drawing:
     """What of a prompt is read for special tokens, and what is letters only."""
-    draw = plots.Drawing(6.2, 2.3, "a prompt in five parts: only the template's own text may become special tokens")
+    draw = plots.Drawing(6.2, 3.3, "a prompt in five parts: only the template's own text may become special tokens")
     parts = (("start of the\nsystem's turn", "weight"), ("the rules", "data"), ("end of turn,\nuser's turn", "weight"),
              ("<mark> blocks,\nthe question", "data"), ("end of turn,\nassistant's turn", "weight"))  # fmt: skip
     for place, (text, look) in enumerate(parts):
-        draw.box(str(place), 0.15 + 1.22 * place, 1.35, text=text, look=look, width=1.05, height=0.75)
-    draw.box("parsed", 1.37, 0.0, text="parsed for special tokens", look="weight", width=1.75)
-    draw.box("letters", 3.81, 0.0, text="encoded as letters", look="data", width=1.5)
-    for place in ("0", "2", "4"):
-        draw.arrow("parsed", place)
-    for place in ("1", "3"):
-        draw.arrow("letters", place)
+        row = 1.0 if look == "weight" else 1.5
+        draw.box(str(place), 0.15 + 1.22 * place, row, text=text, look=look, width=1.05, height=0.65)
+    draw.box("parsed", 2.59, 0.0, text="parsed for special tokens", look="weight", width=1.75)
+    draw.box("letters", 2.59, 2.45, text="encoded as letters", look="data", width=1.5)
+    for part in ("0", "2", "4"):
+        draw.arrow("parsed", part)
+    for part in ("1", "3"):
+        draw.arrow("letters", part)
     return draw
 
 
@@ -55,7 +56,7 @@ def rounds(table: Mapping[str, Mapping[str, int]], title: str) -> Any:
     ax.set_xticks(range(len(table)), list(table))
     ax.set(ylabel="documents", title=title)
     ax.grid(axis="x")
-    ax.margins(y=0.15)
+    ax.margins(y=0.28)
     ax.legend(fontsize=8, ncol=len(kinds))
     return fig
 
@@ -99,8 +100,7 @@ def by_condition(intervals: Mapping[str, Any], base: Any = None, xlabel: str = "
         ax.plot([each.low, each.high], [row, row], color=plots.BLUE, linewidth=2.4, alpha=0.6)
         ax.plot(each.value, row, color=plots.BLUE, marker="o")
     ax.set_yticks(range(len(intervals)), list(intervals))
-    ax.set(xlabel=xlabel, xlim=(-0.03, 1.03))
-    ax.invert_yaxis()
+    ax.set(xlabel=xlabel, xlim=(-0.03, 1.03), ylim=(len(intervals) - 0.5, -0.5))
     if base is not None:
         ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     return fig

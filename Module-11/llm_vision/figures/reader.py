@@ -15,20 +15,19 @@ LOOKS = ((plots.BLUE, "o"), (plots.RED, "D"), (plots.GREEN, "s"), (plots.ORANGE,
 
 def parts() -> plots.Drawing:
     """Tower, projector and language model, with shapes; only the projector is learned."""
-    draw = plots.Drawing(6.0, 3.1, "a reader: two frozen halves, and a projector between them")
+    draw = plots.Drawing(5.2, 3.1, "a reader: two frozen halves, and a projector between them")
     draw.box("picture", 0.0, 0.1, shape="3, H, H", width=0.85)
     draw.box("tower", 1.35, 0.1, text="vision tower\n(frozen)", look="step", width=1.05, height=0.7)
     draw.box("features", 2.7, 0.1, shape="P, C_v", width=0.9)
-    draw.box("projector", 4.0, 0.1, text="projector\n(trained)", look="weight", width=1.0, height=0.7)
-    draw.box("places", 4.95, 1.1, text="into the places\nof <image>", look="step", width=1.05, height=0.7)
-    draw.box("row", 0.0, 2.1, text="row of ids", shape="T", width=0.85)
-    draw.box("table", 1.35, 2.1, text="embedding\n(frozen)", look="step", width=1.05, height=0.7)
-    draw.box("vectors", 2.7, 2.1, shape="T, C", width=0.9)
-    draw.box("language", 4.0, 2.1, text="language model\n(frozen)", look="step", width=1.1, height=0.7)
-    draw.box("caption", 5.05, 2.1, text="caption", look="loss", width=0.75)
-    draw.chain("picture", "tower", "features", "projector", "places", "language", "caption")
-    draw.chain("row", "table", "vectors")
-    draw.arrow("vectors", "places")
+    draw.box("projector", 4.1, 0.1, text="projector\n(trained)", look="weight", width=1.1, height=0.7)
+    draw.box("row", 0.0, 1.1, text="row of ids", shape="T", width=0.85)
+    draw.box("table", 1.35, 1.1, text="embedding\n(frozen)", look="step", width=1.05, height=0.7)
+    draw.box("words", 2.7, 1.1, text="vectors", shape="T, C", width=0.9)
+    draw.box("places", 4.1, 1.1, text="into the places\nof <image>", look="step", width=1.1, height=0.7)
+    draw.box("language", 4.1, 2.1, text="language model\n(frozen)", look="step", width=1.1, height=0.7)
+    draw.box("caption", 2.7, 2.1, text="caption", look="loss", width=0.9)
+    draw.chain("picture", "tower", "features", "projector").arrow("projector", "places", "P, C", above=False)
+    draw.chain("row", "table", "words", "places", "language", "caption")
     return draw
 
 

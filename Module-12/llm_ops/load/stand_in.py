@@ -10,7 +10,8 @@ TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}as
 def stand_in(folder: Path, hidden_size: int = 256, layers: int = 4, positions: int = 1024, seed: int = 0) -> Path:
     """Write a folder that `llm-serve` takes: a Llama with random weights, a small tokenizer, a chat template.
 
-    The same arguments give the same weights, and so the same words.
+    The same arguments give the same weights, and so the same words. There is no token that ends an answer: each is as
+    long as was asked for.
 
     Args:
         folder: that is made.
@@ -28,7 +29,7 @@ def stand_in(folder: Path, hidden_size: int = 256, layers: int = 4, positions: i
 
     text = " ".join(WORDS) + " 0 1 2 3 4 5 6 7 8 9 user: assistant:"
     tokenizer = train_fast_tokenizer([f"{text} {text}"] * 20, 320)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template, tokenizer.eos_token = TEMPLATE, None  # no answer ends before its length
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = GPTConfig(
