@@ -75,6 +75,11 @@ def test_compose_takes_its_file_and_only_the_proxy_is_reached(deployment, tmp_pa
     ]
 
 
+def test_compose_writes_no_alarms_that_cannot_fire():
+    with pytest.raises(ValueError, match="llm-serve's names"):
+        container.files(GPUS)
+
+
 def test_the_options_are_those_of_the_server():
     """What a file starts is what `llm-serve` and vLLM's documentation know."""
     assert PLAIN.command()[:2] == ["llm-serve", "smollm2-135m"]

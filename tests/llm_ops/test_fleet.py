@@ -99,8 +99,10 @@ def test_a_killed_replica_costs_no_answer_and_a_rollout_none_either(models):
 
         callers = Load(service.url, 10.0, rate=6)
         callers.start()
-        done = service.roll_out(models[1], lambda before, after: YES)
+        judged = []
+        done = service.roll_out(models[1], lambda before, after: judged.append(after) or YES)
         callers.join()
+        assert judged == [service.replicas[0].url]
         assert done.done and done.replaced == 1 and callers.errors == []
         assert text(service.url, "one two") != old
         assert service.balancer.taken == service.balancer.answered and len(service.balancer.backends) == 1

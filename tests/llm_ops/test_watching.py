@@ -10,7 +10,7 @@ import yaml
 from llm_ops.watch.alarms import Alarm, Watch, alarms, prometheus_rules
 from llm_ops.watch.prometheus import PANELS, check_files, configuration, dashboard
 from llm_ops.watch.scrapes import Scrapes
-from llm_ops.watch.signals import Down, Gauge, Quantile, Rate, Ratio, quantile, rate
+from llm_ops.watch.signals import Down, Gauge, Quantile, Rate, Share, quantile, rate
 from llm_serve.server.metrics import Metrics
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="prometheus is not installed")
@@ -47,13 +47,15 @@ def scraped():
     return held
 
 
-WRONG = (("status", "503"),)
+WRONG = (("status", "50."),)
 SIGNALS = {
     "sum": Gauge("full"), "most": Gauge("full", "max"), "down": Down(), "rate": Rate("wait_count", 60),
     "long rate": Rate("wait_count", 100), "short rate": Rate("wait_count", 7.5), "narrow": Rate("wait_count", 1),
     "wrong": Rate("wrong_total", 30, WRONG), "other": Rate("wrong_total", 30, (("status", "400"),)),
-    "share": Ratio(Rate("wrong_total", 30, WRONG), Rate("wait_count", 30)),
-    "no share": Ratio(Rate("wrong_total", 30, (("status", "400"),)), Rate("wait_count", 30)),
+    "share": Share(Rate("wrong_total", 30, WRONG), Rate("wait_count", 30)),
+    "no share": Share(Rate("wrong_total", 30, (("status", "400"),)), Rate("wait_count", 30)),
+    "only": Share(Rate("wrong_total", 30, WRONG), Rate("absent", 30)),
+    "of nothing": Share(Rate("absent", 30), Rate("absent", 30)),
     "median": Quantile("wait", 0.5, 30), "p99": Quantile("wait", 0.99, 60), "p10": Quantile("wait", 0.1, 60),
     "nothing": Quantile("absent", 0.5, 30),
 }  # fmt: skip
@@ -123,6 +125,24 @@ def test_what_is_not_there_is_no_alarm_and_a_replica_that_is_not_is_one():
         held.add(now, "a:1", None)
         watch.look(held, now)
     assert watch.firing == {"ReplicaDown"}
+
+
+def test_each_alarm_fires_for_its_fault_and_no_other():
+    """From a server's own counters: a calm one, and one for each alarm."""
+    faults = {
+        "calm": lambda m, tick: (m.first.observe(0.1), m.whole.observe(1.0)),
+        "FirstTokenSlow": lambda m, tick: (m.first.observe(6.0), m.whole.observe(9.0)),
+        "QueueLong": lambda m, tick: (m.waiting.set(90), m.first.observe(0.1), m.whole.observe(1.0)),
+        "Failing": lambda m, tick: m.refused.labels(503).inc(),  # nothing is answered any more
+        "CacheFull": lambda m, tick: (m.cache.set(0.99), m.first.observe(0.1), m.whole.observe(1.0)),
+    }
+    for name, plant in faults.items():
+        metrics, held, watch = Metrics(), Scrapes(), Watch(alarms(window=30, patience=20))
+        for tick in range(20):
+            plant(metrics, tick)
+            held.add(5.0 * tick, "a:1", metrics.text().decode())
+            watch.look(held, 5.0 * tick)
+        assert watch.firing == ({name} - {"calm"}), name
 
 
 def names():

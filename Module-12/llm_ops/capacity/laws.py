@@ -25,7 +25,7 @@ def little(rate: float, seconds: float) -> float:
 
 
 def erlang_c(load: float, servers: int) -> float:
-    """The share of requests that wait, of an M/M/c queue. Erlang 1917; Harchol-Balter 2013, equation 14.5.
+    """The share of requests that wait, of an M/M/c queue. Erlang 1917; Harchol-Balter 2013, chapter 14.
 
     Args:
         load: of each server, from 0 to below 1.

@@ -7,6 +7,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from llm_ops.deploy.settings import Deployment
+from llm_ops.service.haproxy import REPLICAS, RULES
 from llm_ops.watch.alarms import alarms, prometheus_rules
 from llm_ops.watch.prometheus import configuration, dashboard
 
@@ -80,7 +81,7 @@ class _Plain(yaml.SafeDumper):
 
 
 def haproxy(deployment: Deployment) -> str:
-    """`haproxy.cfg` for the containers: the same rules as beside processes (`llm_ops.service.haproxy`)."""
+    """`haproxy.cfg` for the containers: the rules are those of `llm_ops.service.haproxy`."""
     servers = "\n".join(
         f"    server r{n} r{n}:{deployment.port} resolvers names init-addr none"
         for n in range(1, deployment.replicas + 1)
@@ -88,17 +89,7 @@ def haproxy(deployment: Deployment) -> str:
     return f"""global
     maxconn 4096
 
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 600s
-    timeout server 600s
-    timeout queue 30s
-    retries 2
-    option redispatch 1
-    retry-on conn-failure empty-response response-timeout 502 503 504
-    option http-buffer-request
-
+{RULES}
 resolvers names
     parse-resolv-conf
 
@@ -109,17 +100,21 @@ frontend callers
     http-request deny deny_status 404 if {{ path /metrics }}
     default_backend replicas
 
-backend replicas
-    balance leastconn
-    option httpchk GET /health
-    http-check expect status 200
-    default-server check inter 1s fall 2 rise 1 maxconn 256
-{servers}
+{REPLICAS}{servers}
 """
 
 
 def files(deployment: Deployment) -> dict[str, str]:
-    """Each file of a machine by its name."""
+    """Each file of a machine by its name.
+
+    Raises:
+        ValueError: for another engine: alarms that look at names it does not have would never fire.
+    """
+    if deployment.engine != "llm-serve":
+        raise ValueError(
+            f"engine={deployment.engine}: compose's alarms and dashboard are of llm-serve's names; "
+            "take the target kubernetes, ray or slurm"
+        )
     targets = [f"r{number}:{deployment.port}" for number in range(1, deployment.replicas + 1)]
     return {
         "Containerfile": containerfile(),

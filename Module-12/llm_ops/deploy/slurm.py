@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from llm_ops.deploy.settings import Deployment
+from llm_ops.service.haproxy import REPLICAS, RULES
 
 
 def files(deployment: Deployment) -> dict[str, str]:
@@ -33,12 +34,16 @@ trap 'kill -TERM $serving; wait $serving' TERM
 
 until [ "$(ls replica-"$SLURM_JOB_ID"-* 2>/dev/null | wc -l)" = {deployment.replicas} ]; do sleep 1; done
 {{
-    printf 'defaults\\n mode http\\n timeout connect 2s\\n timeout client 600s\\n timeout server 600s\\n retries 2\\n'
-    printf ' option redispatch 1\\n retry-on conn-failure empty-response 502 503 504\\n option http-buffer-request\\n'
-    printf 'frontend callers\\n bind :{deployment.port + 1000}\\n default_backend replicas\\n'
-    printf 'backend replicas\\n balance leastconn\\n option httpchk GET /health\\n'
+    cat <<'END'
+{RULES}
+frontend callers
+    bind :{deployment.port + 1000}
+    default_backend replicas
+
+{REPLICAS.rstrip()}
+END
     for file in replica-"$SLURM_JOB_ID"-*; do
-        printf ' server %s %s check inter 1s fall 2 rise 1\\n' "${{file##*/}}" "$(cat "$file")"
+        printf '    server %s %s\\n' "${{file##*/}}" "$(cat "$file")"
     done
 }} > "haproxy-$SLURM_JOB_ID.cfg"
 haproxy -f "haproxy-$SLURM_JOB_ID.cfg" &

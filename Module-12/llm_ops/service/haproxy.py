@@ -19,15 +19,34 @@ from typing import Literal
 MISSING = "haproxy is not installed; `apt-get install haproxy` brings it"
 
 
-def configuration(port: int, slots: int, control: Path, pidfile: Path | None = None, seconds: int = 600) -> str:
+# What holds wherever it runs. Sent again is only what was not answered at all: a text is never joined to another; and
+# what is sent again must be there whole.
+RULES = """defaults
+    mode http
+    timeout connect 2s
+    timeout client 600s
+    timeout server 600s
+    timeout queue 30s
+    retries 2
+    option redispatch 1
+    retry-on conn-failure empty-response response-timeout 502 503 504
+    option http-buffer-request
+"""
+REPLICAS = """backend replicas
+    balance leastconn
+    option httpchk GET /health
+    http-check expect status 200
+    default-server check inter 500ms fall 2 rise 1 maxconn 256
+"""
+
+
+def configuration(port: int, slots: int, control: Path) -> str:
     """A configuration with places for replicas, all empty at first: `Control.put` fills them.
 
     Args:
         port: of 127.0.0.1 that callers use; one more for its own numbers, in Prometheus' form.
         slots: places for replicas.
         control: a socket for orders; its path may not be longer than some 90 characters.
-        pidfile: where it runs in the background.
-        seconds: the longest that a replica may be silent.
 
     Raises:
         ValueError: for no place, or a path that is too long.
@@ -38,21 +57,8 @@ def configuration(port: int, slots: int, control: Path, pidfile: Path | None = N
     return f"""global
     maxconn 4096
     stats socket {control} mode 600 level admin
-{f"    pidfile {pidfile}" if pidfile else ""}
 
-defaults
-    mode http
-    timeout connect 2s
-    timeout client {seconds}s
-    timeout server {seconds}s
-    timeout queue 30s
-    # Sent again only where nothing was answered yet: a text is never joined to another.
-    retries 2
-    option redispatch 1
-    retry-on conn-failure empty-response response-timeout 502 503 504
-    # A request that is sent again must be there whole.
-    option http-buffer-request
-
+{RULES}
 frontend callers
     bind 127.0.0.1:{port}
     http-request deny deny_status 413 if {{ req.body_size gt 4000000 }}
@@ -62,12 +68,7 @@ frontend numbers
     bind 127.0.0.1:{port + 1}
     http-request use-service prometheus-exporter if {{ path /metrics }}
 
-backend replicas
-    balance leastconn
-    option httpchk GET /health
-    http-check expect status 200
-    default-server check inter 500ms fall 2 rise 1 maxconn 256
-{servers}
+{REPLICAS}{servers}
 """
 
 

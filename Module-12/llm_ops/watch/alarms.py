@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import yaml  # type: ignore[import-untyped]
 
 from llm_ops.watch.scrapes import Scrapes
-from llm_ops.watch.signals import Down, Gauge, Quantile, Rate, Ratio, Signal, duration
+from llm_ops.watch.signals import Down, Gauge, Quantile, Rate, Share, Signal, duration
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def alarms(
         window: seconds that rates and percentiles look back.
         patience: seconds that a condition must hold.
     """
-    failed = Rate("llm_serve_request_refused_total", window, (("status", "503"),))
-    taken = Rate("llm_serve_e2e_request_latency_seconds_count", window)
+    failed = Rate("llm_serve_request_refused_total", window, (("status", "5.."),))
+    answered = Rate("llm_serve_e2e_request_latency_seconds_count", window)
     first = Quantile("llm_serve_time_to_first_token_seconds", 0.99, window)
     return [
         Alarm("ReplicaDown", Down(), 0, patience / 2, "a replica does not answer", "look at its log, start another"),
@@ -60,7 +60,7 @@ def alarms(
               "one caller in a hundred waits too long to read a word", "add a replica, or take fewer requests"),
         Alarm("QueueLong", Gauge("llm_serve_num_requests_waiting"), waiting, patience,
               "requests come faster than they are answered", "add a replica, or lower --max_waiting"),
-        Alarm("Failing", Ratio(failed, taken), failing, patience,
+        Alarm("Failing", Share(failed, answered), failing, patience,
               "requests fail on our side", "stop the rollout; put the last model back"),
         Alarm("CacheFull", Gauge("llm_serve_kv_cache_usage_perc", "max"), full, patience,
               "a replica has no room for more answers", "raise --num_blocks, or add a replica"),

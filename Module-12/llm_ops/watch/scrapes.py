@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -56,11 +57,10 @@ class Scrapes:
             self.add(now, url, page)
 
     def window(self, metric: str, since: float, until: float, **labels: str) -> dict[Labels, list[tuple[float, float]]]:
-        """The samples of a metric from one second to another, both included, of series with these labels."""
-        wanted = set(labels.items())
+        """The samples of a metric from one second to another, both included, of series whose labels match in whole."""
         found = {
             key: [(at, value) for at, value in samples if since <= at <= until]
             for key, samples in self.series.get(metric, {}).items()
-            if wanted <= set(key)
+            if all(re.fullmatch(wanted, dict(key).get(name, "")) for name, wanted in labels.items())
         }
         return {key: samples for key, samples in found.items() if samples}

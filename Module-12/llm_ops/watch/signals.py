@@ -31,7 +31,7 @@ def duration(seconds: float) -> str:
 
 
 def _matcher(labels: Labels) -> str:
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels) + "}" if labels else ""
+    return "{" + ",".join(f'{name}=~"{value}"' for name, value in labels) + "}" if labels else ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Rate:
     Args:
         metric: a counter's name.
         seconds: the window.
-        labels: of the series that count.
+        labels: of the series that count, each a regular expression for the whole value.
     """
 
     metric: str
@@ -91,20 +91,23 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """One signal over another; a signal that is not there counts as 0 above, and below there is no ratio."""
+class Share:
+    """What one rate is of itself and another; a rate that is not there counts as 0, and of nothing there is no share.
+
+    Not one over the other: a service that fails everything answers nothing, and a failure over 0 answers is no number.
+    """
 
     part: Rate
-    of: Rate
+    rest: Rate
 
     def value(self, scrapes: Scrapes, now: float) -> float:
-        whole = self.of.value(scrapes, now)
-        part = self.part.value(scrapes, now)
-        return (0.0 if math.isnan(part) else part) / whole if whole > 0 else math.nan
+        part, rest = (each.value(scrapes, now) for each in (self.part, self.rest))
+        part, rest = (0.0 if math.isnan(each) else each for each in (part, rest))
+        return part / (part + rest) if part + rest > 0 else math.nan
 
     def promql(self) -> str:
-        whole = self.of.promql()
-        return f"({self.part.promql()} or vector(0)) / ({whole} > 0)"
+        part, rest = (f"({each.promql()} or vector(0))" for each in (self.part, self.rest))
+        return f"{part} / ({part} + {rest} > 0)"
 
 
 @dataclass(frozen=True)

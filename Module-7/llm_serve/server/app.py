@@ -137,7 +137,7 @@ def application(engine: Engine, config: ServerConfig) -> FastAPI:
         replies = Replies(engine, asked, request, chat, f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}")
         if asked.stream:
             return StreamingResponse(
-                _events(worker, ticket, replies, until, late), media_type="text/event-stream",
+                _events(worker, ticket, replies, until, late, metrics), media_type="text/event-stream",
                 headers={"Cache-Control": "no-cache"},
             )  # fmt: skip
         try:
@@ -237,8 +237,13 @@ async def _whole(http: HTTPRequest, worker: Worker, ticket: Ticket, replies: Rep
             worker.cancel(ticket)
 
 
-async def _events(worker: Worker, ticket: Ticket, replies: Replies, until: float, late: str) -> AsyncIterator[str]:
-    """Server-sent events; a caller who goes away closes this generator, and his request ends."""
+async def _events(
+    worker: Worker, ticket: Ticket, replies: Replies, until: float, late: str, metrics: Metrics
+) -> AsyncIterator[str]:  # fmt: skip
+    """Server-sent events; a caller who goes away closes this generator, and his request ends.
+
+    A failure is counted as one that has a status of its own: the 200 that was sent before says nothing of it.
+    """
     try:
         async with asyncio.timeout_at(until):
             for event in replies.begin():
@@ -250,8 +255,10 @@ async def _events(worker: Worker, ticket: Ticket, replies: Replies, until: float
             yield _event(usage)
         yield "data: [DONE]\n\n"
     except EngineStopped as error:
+        metrics.refused.labels(503).inc()
         yield _event(APIError(503, str(error), "engine_stopped").body)
     except TimeoutError:
+        metrics.refused.labels(504).inc()
         yield _event(APIError(504, late, "timeout").body)
     finally:
         if ticket.open and worker.alive:

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from llm_serve.engine.engine import Delta, Engine
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+STATUSES = (400, 401, 404, 408, 413, 429, 500, 503, 504)
 
 
 class Metrics:
@@ -41,7 +42,11 @@ class Metrics:
         self.ended = Counter(
             "llm_serve_request_success", "Answers by how they ended", ["finished_reason"], registry=here
         )
-        self.refused = Counter("llm_serve_request_refused", "Requests that were refused", ["status"], registry=here)
+        self.refused = Counter(
+            "llm_serve_request_refused", "Requests that were refused, or failed", ["status"], registry=here
+        )
+        for status in STATUSES:  # a counter that is not there at 0 has grown by nothing when it appears at 24
+            self.refused.labels(status)
 
     def taken(self, prompt_tokens: int) -> None:
         """A request was taken."""
