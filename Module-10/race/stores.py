@@ -1,9 +1,9 @@
 """Three kept stores of vectors on the same 384 numbers: sqlite-vec, a file of faiss, and lancedb where it is installed.
 
-`uv run python Module-10/race/stores.py --record docs/results/store_race.json` prints, for 5,000 and 50,000 vectors,
-seconds to insert them, to ask one question, bytes on the disk, and what is left when the process is killed in the
-middle. Vectors are inserted in batches of 500, as an indexing run has them; faiss holds an index in memory and is
-written once, at the end. The answers of all are compared with exact search.
+`uv run --with lancedb==0.40.0 python Module-10/race/stores.py --record docs/results/store_race.json` prints, for 5,000
+and 50,000 vectors, seconds to insert them, to ask one question, bytes on the disk, and what is left when the process is
+killed in the middle. Vectors are inserted in batches of 500, as an indexing run has them; faiss holds an index in
+memory and is written once, at the end. The answers of all are compared with exact search.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class LanceDB:
         import lancedb  # type: ignore[import-not-found]
 
         self.base: Any = lancedb.connect(str(folder / "lance"))
-        self.table: Any = self.base.open_table("vectors") if "vectors" in self.base.table_names() else None
+        self.table: Any = self.base.open_table("vectors") if (folder / "lance" / "vectors.lance").is_dir() else None
 
     def add(self, first: int, vectors: torch.Tensor) -> None:
         rows = [{"id": first + place, "vector": row.tolist()} for place, row in enumerate(vectors)]
@@ -216,7 +216,7 @@ def main() -> None:
         old = json.loads(options.record.read_text("utf-8")) if options.record.is_file() else []
         head = {
             "date": date.today().isoformat(), "hardware": scale.hardware, "torch": torch.__version__,
-            "command": f"Module-10/race/stores.py --record {options.record}",
+            "command": f"uv run --with lancedb==0.40.0 python Module-10/race/stores.py --record {options.record}",
         }  # fmt: skip
         write_text(options.record, json.dumps([*old, {**head, "rows": rows}], indent=1) + "\n")
 

@@ -325,6 +325,8 @@ def test_one_too_many_and_one_too_long(small, monkeypatch):
     events = list(client.chat.completions.with_raw_response.create(**body, stream=True).http_response.iter_lines())
     assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "timeout"
     assert small.metric("llm_serve_request_refused_total", status="429") == 1
+    assert small.metric("llm_serve_request_refused_total", status="504") == 3  # the stream too, whose status was 200
+    assert small.metric("llm_serve_request_refused_total", status="500") == 0  # there before anything grows
 
 
 def test_an_engine_that_fails_says_so_to_all(small, monkeypatch):
