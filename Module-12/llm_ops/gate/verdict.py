@@ -41,7 +41,8 @@ class Gate:
         draws: of the bootstrap.
 
     Raises:
-        ValueError: for a margin of 0 or less, which no number of questions can show, and a confidence out of range.
+        ValueError: for a margin of 0 or less, which no number of questions can show of an equal model, and a confidence
+            out of range.
     """
 
     margin: float = 0.05
@@ -50,9 +51,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not self.margin > 0:
-            raise ValueError(
-                f"margin={self.margin} must be above 0: two equal models would pass half of the time at best"
-            )
+            raise ValueError(f"margin={self.margin} must be above 0: an equal model would hardly ever pass")
         if not 0.5 < self.confidence < 1:
             raise ValueError(f"confidence={self.confidence} must be above 0.5 and below 1")
 
