@@ -190,6 +190,13 @@ def test_a_model_is_read_without_the_data_behind_it() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_server_starts_without_lightning() -> None:
+    """Nor does anything else that only loads a model and asks it: the import takes longer than a small model's load."""
+    code = "import sys, llm_serve.server.run\nassert not {'pytorch_lightning', 'lightning_fabric'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_workflows() -> None:
     workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
     assert {"ci.yml", "gpu.yml"} <= {path.name for path in workflows}

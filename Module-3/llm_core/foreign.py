@@ -10,13 +10,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from llm_data.datamodule import LLMDataModule
 from torch import Tensor, nn
 
 from llm_core.model import GPT
+
+if TYPE_CHECKING:  # it brings Lightning, which a model that is only asked does without
+    from llm_data.datamodule import LLMDataModule
 
 FIRST, SECOND = 7, 9  # tokens of two documents in a row
 

@@ -21,7 +21,7 @@ from forked import babygpt
 from llm_core.cli import main
 from llm_core.model import GPT
 from llm_core.run.place import alone_in
-from llm_core.store.checkpoints import AtomicCheckpoints
+from llm_core.store.atomic import AtomicCheckpoints
 from loss_callbacks import own_text
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

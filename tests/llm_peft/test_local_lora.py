@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from llm_core.store.checkpoints import AtomicCheckpoints
+from llm_core.store.atomic import AtomicCheckpoints
 from llm_peft.chat.datamodule import ChatDataModule
 from llm_peft.command.chat import answer
 from llm_peft.command.run import export_adapter, read_trained, trained_model

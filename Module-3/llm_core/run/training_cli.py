@@ -27,7 +27,7 @@ from llm_core.run.arguments import check_arguments
 from llm_core.run.callbacks import RunCheckpoints, ValidateEverySteps
 from llm_core.run.place import alone_in, find_checkpoint
 from llm_core.run.preflight import check_model_numbers, check_numbers, refuse_too_large
-from llm_core.store.checkpoints import AtomicCheckpoints
+from llm_core.store.atomic import AtomicCheckpoints
 from llm_core.store.registry import load_model, with_padding
 from llm_core.store.resume import refuse_another_tokenizer, refuse_other_hyperparameters
 
