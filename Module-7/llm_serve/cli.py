@@ -30,7 +30,8 @@ HELP = """usage: llm-serve MODEL [OPTIONS]
 def serve(arguments: Sequence[str]) -> int:
     """`llm-serve MODEL`."""
     parser = options_of("llm-serve MODEL")
-    parser.add_argument("model", help="smollm2-135m, a run of babygpt, a folder of transformers, or an id of the hub")
+    parser.add_argument("model", help="smollm2-135m, a run of babygpt, a folder of transformers, also "
+                        "one of a quantised model, or an id of the hub")  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one and prints it (8000)")
     parser.add_argument("--served_model_name", help="what requests call it; MODEL by default")
@@ -47,15 +48,18 @@ def serve(arguments: Sequence[str]) -> int:
     parser.add_argument("--no_prefix_caching", action="store_true", help="do not find beginnings of prompts again")
     parser.add_argument("--request_seconds", type=float, default=600.0, help="the longest of a request (600)")
     parser.add_argument("--shutdown_seconds", type=int, default=30, help="for open answers after SIGTERM (30)")
+    parser.add_argument("--parent", type=int, help="number of the process with which this one ends (none)")
     options = parse(parser, arguments)
     if not 0 <= options.port < 65536:
         raise ValueError(f"--port {options.port} must be from 0 to 65535")
     if options.shutdown_seconds < 0:
         raise ValueError("--shutdown_seconds must be 0 or more")
     from llm_serve.engine.config import EngineConfig
-    from llm_serve.server.run import load_engine, run
+    from llm_serve.server.run import end_with, load_engine, run
     from llm_serve.server.settings import ServerConfig
 
+    if options.parent is not None:
+        end_with(options.parent)
     config = EngineConfig(
         block_size=options.block_size, num_blocks=options.num_blocks, max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens, max_waiting=options.max_waiting,

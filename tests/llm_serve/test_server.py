@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
@@ -256,7 +258,10 @@ FIELDS = st.sampled_from([
 def test_whatever_is_sent_the_server_lives(server, fields):
     """Any values in any fields: an answer or an error of the caller's, never a failure of the server's."""
     body = {**CHAT, "max_tokens": 2, **fields}
-    if isinstance(body["max_tokens"], int) and body["max_tokens"] > 4:
+    # No answer to the end of the context, which takes half a minute: other tests have long ones.
+    if body["max_tokens"] is None:
+        body["max_completion_tokens"] = 4
+    elif isinstance(body["max_tokens"], int | float) and 4 < body["max_tokens"] < math.inf:
         body["max_tokens"] = 4
     reply = httpx.post(f"{server.url}/v1/chat/completions", content=json.dumps(body).encode(), timeout=30)
     assert reply.status_code in (200, 400, 404), reply.text
@@ -480,3 +485,43 @@ def test_a_server_in_a_process_of_its_own(folder):
         started(ours("missing-folder")),
     ):
         raise AssertionError("it cannot have started")
+
+
+def test_a_server_ends_with_the_process_that_started_it(folder):
+    """Also where that one is killed, and can end nothing."""
+    code = (
+        "import sys, time\nfrom llm_serve.server.child import Child, ours\nchild = Child(ours(sys.argv[1]))\n"
+        "child.wait()\nprint(child.process.pid, child.url, flush=True)\ntime.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(folder / "tiny")], stdout=subprocess.PIPE, text=True)
+    pid, url = parent.stdout.readline().split()
+    try:
+        assert httpx.get(f"{url}/health").status_code == 200
+        parent.kill()
+        parent.wait()
+        until = time.monotonic() + 30
+        with pytest.raises(httpx.TransportError):
+            while time.monotonic() < until:
+                httpx.get(f"{url}/health")
+                time.sleep(0.2)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_quantised_folder_is_served(tmp_path, folder):
+    """With the answers of the quantised model, and not of the one before."""
+    from llm_core import load_model
+    from llm_core.generate import generate
+    from llm_serve.quantization.apply import quantize
+    from llm_serve.quantization.export import save_quantized
+    from llm_serve.quantization.rounding import WeightScheme
+
+    model, tokenizer = load_model(folder / "tiny")
+    found = quantize(model, "rtn", WeightScheme(bits=3, group_size=None))
+    save_quantized(found.model, tokenizer, tmp_path / "packed")
+    engine = load_engine(str(tmp_path / "packed"), ())
+    prompts = [(5, 7, 9), (11, 3)]
+    greedy = Sampling(max_new_tokens=12, temperature=0)
+    said = [list(answers[0].tokens) for answers in engine.run([Request(each, greedy) for each in prompts])]
+    assert said == generate(found.model, prompts, greedy) != generate(model, prompts, greedy)

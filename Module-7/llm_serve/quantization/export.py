@@ -104,6 +104,15 @@ def load_quantized(folder: Path | str) -> tuple[nn.Module, Any]:
     return model.eval(), tokenizer_of_folder(folder)
 
 
+def is_quantized(folder: Path | str) -> bool:
+    """Whether a place is the folder of a quantised model."""
+    path = Path(folder) / CONFIG
+    try:
+        return path.is_file() and bool(json.loads(path.read_text("utf-8")).get(KEY))
+    except (ValueError, AttributeError):  # whoever loads it says what is wrong with it
+        return False
+
+
 def _scheme_of(model: nn.Module) -> Scheme:
     schemes: set[Scheme] = set()
     for name, layer in model.named_modules():

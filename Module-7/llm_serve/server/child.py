@@ -17,8 +17,8 @@ import httpx
 
 
 def ours(model: str, *options: str) -> list[str]:
-    """The command that serves a model with `llm-serve`, but for its port."""
-    return [sys.executable, "-m", "llm_serve.cli", model, *options]
+    """The command that serves a model with `llm-serve`, but for its port; the server ends with this process."""
+    return [sys.executable, "-m", "llm_serve.cli", model, "--parent", str(os.getpid()), *options]
 
 
 class Child:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,8 @@ from llm_peft.settings import DTYPES
 
 from llm_serve.engine.config import EngineConfig
 from llm_serve.engine.engine import Engine
+from llm_serve.quantization.apply import written_out
+from llm_serve.quantization.export import is_quantized, load_quantized
 from llm_serve.server.app import application
 from llm_serve.server.settings import ServerConfig
 
@@ -29,6 +34,9 @@ def load_engine(
 ) -> Engine:  # fmt: skip
     """An engine with a model, its tokenizer, and adapters given as NAME=FOLDER.
 
+    A folder in compressed-tensors' format is served with its rounded weights written out in `dtype`: its answers are
+    those of the quantised model, and its memory is that of a model which was never quantised.
+
     Raises:
         ValueError: for a model that is not Llama-like, a dtype or device that is not there, and a malformed adapter.
     """
@@ -37,7 +45,11 @@ def load_engine(
     if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"--device {device}: there is {'cpu and cuda' if torch.cuda.is_available() else 'cpu'}")
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    model, tokenizer = load_model(name, dtype=DTYPES[dtype])
+    if is_quantized(Path(name).expanduser()):
+        rounded, tokenizer = load_quantized(Path(name).expanduser())
+        model = written_out(rounded).to(DTYPES[dtype])
+    else:
+        model, tokenizer = load_model(name, dtype=DTYPES[dtype])
     if not isinstance(model, GPT):
         raise ValueError(f"{name} is a {type(model).__name__}; the engine serves models of Llama's architecture")
     model = model.to(place)
@@ -53,6 +65,21 @@ def load_engine(
         banks[called] = adapter.config, adapter.state
     bank = AdapterBank(model, banks) if banks else None
     return Engine(model, tokenizer, config, bank)
+
+
+def end_with(parent: int) -> None:
+    """Send this process a SIGTERM when the one that started it has gone, also where it was killed and could not say so.
+
+    Args:
+        parent: number of the process that started this one.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
