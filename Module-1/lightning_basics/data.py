@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import os
 import random
 import re
 import sysconfig
@@ -97,7 +98,10 @@ def source_files(root: Path | str | None = None) -> list[Path]:
         FileNotFoundError: when there are none.
     """
     folder = _library(root)
-    files = [path for path in folder.rglob("*.py") if not SKIPPED & set(path.relative_to(folder).parts)]
+    files = []
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if name not in SKIPPED]  # installed packages are many, and not gone through
+        files += [Path(place, name) for name in names if name.endswith(".py") and name not in SKIPPED]
     if not files:
         raise FileNotFoundError(f"no .py file below {folder}; pass the folder of a Python library as `root`")
     return sorted(files, key=lambda path: _hash(path.relative_to(folder).as_posix()))

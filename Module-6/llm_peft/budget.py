@@ -141,7 +141,7 @@ def budget(config: Any, settings: FineTune, batch: int, time: int, loss_chunk: i
         trained = [each for each in model.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(trained, fused=True)
         ids = torch.zeros(batch, time, dtype=torch.long)  # the positions too: of rows that hold several examples
-        _step(model, optimizer, ids, loss_chunk)  # the averages are made
+        _make_averages(trained, optimizer)
         states = [each for state in optimizer.state.values() for each in state.values() if isinstance(each, Tensor)]
         with Live([*model.parameters(), *model.buffers(), *states, ids]) as live:
             _step(model, optimizer, ids, loss_chunk)
@@ -167,6 +167,14 @@ def _model(config: Any, settings: FineTune) -> nn.Module:
     if settings.gradient_checkpointing:
         checkpoint_blocks(model)
     return model.train()
+
+
+def _make_averages(trained: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """What AdamW makes at its first step, from gradients of the right shapes: no pass through the model is needed."""
+    for each in trained:
+        each.grad = torch.zeros_like(each)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _step(model: Any, optimizer: torch.optim.Optimizer, ids: Tensor, loss_chunk: int) -> None:

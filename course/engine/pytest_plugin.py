@@ -34,6 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_CLAIMS] = path, path.stat().st_size if path.is_file() else 0
 
 
+def claims_file(config: pytest.Config) -> Path:
+    """The file that the claims of this session are appended to."""
+    return config.stash[_CLAIMS][0]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of xdist the file, so that the session has one."""

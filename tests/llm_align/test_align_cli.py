@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -66,28 +67,21 @@ def test_from_files_to_a_model(base, files, tmp_path, capsys, monkeypatch):
     assert len(out) == 4 and "24 prompts" in out[0] and "a tie is half a win" in out[2]
 
 
-def test_a_killed_run_goes_on(base, files, tmp_path):
+def test_a_killed_run_goes_on(base, files, tmp_path, capsys, monkeypatch):
     """Killed inside a round; then the same command with --ckpt_path last ends as one that was not killed."""
     changes = ("--data.passes", "2", "--trainer.max_steps", "12", "--run.checkpoint_every", "1")
-    path = {"PYTHONPATH": str(find_root() / "tests/llm_align")}
-
-    def run(folder, *more, **options_of_popen):
-        command = [sys.executable, "-m", "llm_align", *options("grpo", base, files, folder, *changes, *more)]
-        import os
-
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                env={**os.environ, **path}, **options_of_popen)  # fmt: skip
-
+    jobs = str(find_root() / "tests/llm_align")
+    monkeypatch.syspath_prepend(jobs)
+    command = [sys.executable, "-m", "llm_align", *options("grpo", base, files, tmp_path / "run", *changes)]
     last = tmp_path / "run/checkpoints/last.ckpt"
-    with run(tmp_path / "run") as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          env={**os.environ, "PYTHONPATH": jobs}) as process:  # fmt: skip
         while not last.is_file() and process.poll() is None:
             time.sleep(0.01)
         process.kill()
     assert read_checkpoint(last)["global_step"] < 12
-    for folder, more in ((tmp_path / "run", ("--ckpt_path", "last")), (tmp_path / "whole", ())):
-        with run(folder, *more) as process:
-            words = process.communicate()[0]
-        assert process.returncode == 0, words
+    for name, more in (("run", ("--ckpt_path", "last")), ("whole", ())):
+        assert main(options("grpo", base, files, tmp_path / name, *changes, *more)) == 0, capsys.readouterr().err
     one, other = (read_checkpoint(tmp_path / name / "checkpoints/last.ckpt")["state_dict"] for name in ("run", "whole"))
     assert one.keys() == other.keys() and all(torch.equal(values, other[name]) for name, values in one.items())
 

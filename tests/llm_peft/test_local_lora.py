@@ -215,7 +215,7 @@ def test_what_a_step_must_change():
 
 def test_it_learns_to_answer_and_to_stop(base, examples):
     """Sixty questions by heart, after which it says what it was taught and ends its turn."""
-    module = make(base, FineTune(lora=LoRAConfig(r=16, lora_alpha=32)), learning_rate=2e-2, warmup_steps=5)
+    module = make(base, FineTune(lora=LoRAConfig(r=16, lora_alpha=32)), learning_rate=5e-3, warmup_steps=5)
     data = data_of(examples, batch_size=4)
     run(module, data, 150)
     model = module.model.eval()

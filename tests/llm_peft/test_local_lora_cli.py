@@ -58,21 +58,20 @@ def test_train_talk_and_merge(options, base, tmp_path, capsys, monkeypatch):
     assert "the run was made with lora=" in capsys.readouterr().err
 
 
-def test_a_killed_run_goes_on(options, tmp_path):
+def test_a_killed_run_goes_on(options, tmp_path, capsys):
     """Killed after some checkpoint; then the same command with --ckpt_path last ends as one that was not killed."""
     from llm_peft.command.run import read_trained
 
-    command = [sys.executable, "-m", "llm_peft", "fit", *options, "--trainer.max_epochs", "4"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    arguments = ["fit", *options, "--trainer.max_epochs", "4"]
+    command, quiet = [sys.executable, "-m", "llm_peft", *arguments], subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
         while not (tmp_path / "run/checkpoints/last.ckpt").is_file() and process.poll() is None:
             time.sleep(0.02)
         process.kill()
-    done = subprocess.run([*command, "--ckpt_path", "last"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert main([*arguments, "--ckpt_path", "last"]) == 0, capsys.readouterr().err
     killed = read_trained(tmp_path / "run/checkpoints/last.ckpt").state
-    whole = [str(tmp_path / "whole") if each == str(tmp_path / "run") else each for each in command]
-    done = subprocess.run(whole, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    whole = [str(tmp_path / "whole") if each == str(tmp_path / "run") else each for each in arguments]
+    assert main(whole) == 0, capsys.readouterr().err
     expected = read_trained(tmp_path / "whole/checkpoints/last.ckpt").state
     assert all(torch.equal(values, killed[name]) for name, values in expected.items())
 

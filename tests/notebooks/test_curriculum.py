@@ -1,11 +1,12 @@
 """The curriculum as a whole: nothing is stale, every exercise has an honest check, the documents tell the truth.
 
-Lessons and solutions are executed by nbmake; here only exercises are, the stubs and the wrong answers.
+Lessons are executed by nbmake. Solutions are executed here, each with the stubs and the wrong answers of its exercises.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import nbformat
 import pytest
 
 from course.author import build, card, documents, exercises
+from course.engine import pytest_plugin
 from course.engine.execute import environment, execute
 from course.notebook import format as notebooks
 from course.notebook import outputs
@@ -29,6 +31,8 @@ LESSONS = [path for path in EVERY if "/notebooks/" in path]
 SOLUTIONS = [path for path in EVERY if "/solutions/" in path]
 EXERCISES = [path for path in EVERY if "/exercises/" in path]
 
+# Claims are counted of the solution as it stands, and of nothing that is tried afterwards.
+NOT_COUNTED = "import os; os.environ.pop('COURSE_CLAIMS', None)"
 # Wrong answers are tried in the solution's own kernel, and what they bind is undone after each. So is, before the next
 # exercise, what an exercise binds: each has the cells before the first one, and no more.
 KEEP = "{kept} = {{name: value for name, value in globals().items() if not name.startswith('_')}}"
@@ -42,10 +46,10 @@ def read(path: str) -> Any:
     return notebooks.read(ROOT / path, path)
 
 
-def run(notebook: Any, path: str) -> None:
+def run(notebook: Any, path: str, claims: Path) -> None:
     """Execute in place, past errors."""
     # As long as nbmake's limit: the first notebook of Module 3 that a machine runs trains the small model.
-    asyncio.run(execute(notebook, (ROOT / path).parent, environment(path, None), timeout=300, keep_going=True))
+    asyncio.run(execute(notebook, (ROOT / path).parent, environment(path, claims), timeout=300, keep_going=True))
 
 
 def error(cell: Any) -> Any:
@@ -147,8 +151,9 @@ def code_cell(source: str) -> Any:
 
 
 @pytest.mark.parametrize("path", SOLUTIONS)
-def test_an_answer_that_is_empty_or_wrong_is_red(path: str) -> None:
-    """Each exercise as the reader gets it, then the right answer with each wrong one tried in its place.
+def test_a_solution_is_green_and_an_empty_or_wrong_answer_is_red(path: str, request: pytest.FixtureRequest) -> None:
+    """The solution from its first cell to its last, as a reader runs it. Then each exercise as the reader gets it, and
+    the right answer with each wrong one tried in its place.
 
     All in one kernel: to start one takes as long as most exercises do.
     """
@@ -156,7 +161,11 @@ def test_an_answer_that_is_empty_or_wrong_is_red(path: str) -> None:
     cells, answered = parted(notebook)
     _, empty = parted(stubs)
     assert len(answered) == len(empty) == len(exercises.checks(notebook)), "each exercise begins with `## N. Title`"
-    cells = [*cells, code_cell(KEEP.format(kept="_course_setup"))]
+    whole = copy.deepcopy([cell for part in answered for cell in part])
+    for cell in whole:
+        cell.id = f"whole-{cell.id}"
+    cells = [*cells, code_cell(KEEP.format(kept="_course_setup")), *whole]
+    cells += [code_cell(NOT_COUNTED), code_cell(UNDO.format(kept="_course_setup"))]
     keep, undo = KEEP.format(kept="_course_kept"), UNDO.format(kept="_course_kept")
     tried: list[tuple[str, Any, Any]] = []
     for given, part in zip(empty, answered, strict=True):
@@ -165,7 +174,7 @@ def test_an_answer_that_is_empty_or_wrong_is_red(path: str) -> None:
         cells += [*given, code_cell(UNDO.format(kept="_course_setup"))]
         for cell in part:
             if exercises.CHECK not in notebooks.tags(cell):
-                cells.append(cell)  # the right answer; its check is green where nbmake runs the notebook itself
+                cells.append(cell)  # the right answer; its check was green above
                 continue
             wrong = cell.metadata.get("wrong")
             assert wrong, f"its metadata has no wrong answer to try: {cell.source}"
@@ -175,7 +184,7 @@ def test_an_answer_that_is_empty_or_wrong_is_red(path: str) -> None:
                 tried.append((code, answer, again))
         cells.append(code_cell(UNDO.format(kept="_course_setup")))
     notebook.cells = cells
-    run(notebook, path)
+    run(notebook, path, pytest_plugin.claims_file(request.config))
     for given in empty:
         is_said_to_be_empty(given)
     for code, answer, again in tried:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ HELPERS = re.compile(r"(annotated_transformer|simple_training|lightning_basics|l
 OUTCOMES = "After this lesson you can"
 
 
+@cache
 def code_cells(path: str) -> list[tuple[list[str], ast.Module]]:
     notebook = notebooks.read(ROOT / path, path)
     return [(notebooks.tags(cell), ast.parse(cell.source)) for _, cell in notebooks.runnable(notebook)]
@@ -31,6 +33,12 @@ def code_cells(path: str) -> list[tuple[list[str], ast.Module]]:
 def defined(tree: ast.AST) -> set[str]:
     kinds = ast.FunctionDef | ast.ClassDef
     return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+@cache
+def defined_in(path: str) -> frozenset[str]:
+    """What the code of a lesson defines."""
+    return frozenset().union(*(defined(tree) for _, tree in code_cells(path)))
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -94,11 +102,10 @@ def test_the_pieces_of_a_lesson_stand_in_it(path: str) -> None:
     assert lesson.pieces, f"docs/curriculum.toml lists no pieces of {lesson.name!r}"
     known: set[str] = set()
     for other in LESSONS[: LESSONS.index(path)]:
-        known |= set().union(*(defined(tree) for _, tree in code_cells(other)))
+        known |= defined_in(other)
     cells = code_cells(path)
     assert missing(cells, lesson.pieces, known) == []
-    here = set().union(*(defined(tree) for _, tree in cells))
-    only_imported = {name for _, tree in cells for _, name in imported(tree)} - known - here
+    only_imported = {name for _, tree in cells for _, name in imported(tree)} - known - defined_in(path)
     assert promised(path) & only_imported == set(), "promised in a heading or an outcome, and only imported"
 
 

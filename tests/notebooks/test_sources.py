@@ -5,9 +5,11 @@ name in that module. Compared is what Python runs: comments, docstrings and anno
 """
 
 import ast
+import copy
 import importlib
 import inspect
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,12 @@ def normalised(definition):
     return ast.unparse(ast.fix_missing_locations(_Bare().visit(definition)))
 
 
+@cache
+def source_of(module):
+    """A module's source as Python's parser sees it."""
+    return ast.parse(inspect.getsource(module)).body
+
+
 def package_definition(target):
     """The definition behind `MODULE.QUALNAME`; the module is the longest importable beginning."""
     parts = target.split(".")
@@ -60,12 +68,12 @@ def package_definition(target):
             module = importlib.import_module(".".join(parts[:end]))
         except ModuleNotFoundError:
             continue
-        body = ast.parse(inspect.getsource(module)).body
+        body = source_of(module)
         for name in parts[end:]:
             found = [node for node in body if getattr(node, "name", None) == name]
             assert found, f"{module.__name__} has no definition {name}"
             body = found[0].body
-        return found[0]
+        return copy.deepcopy(found[0])
     raise AssertionError(f"no module begins {target}")
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from llm_data.whole_files import checksum, is_sealed, seal, write_in_place
+from llm_data.workspace import cache_folder, digest, locked
 
 QUESTION = "Describe this function as JSON.\n"
 SYSTEM = "You answer with one line of JSON."
@@ -72,24 +75,36 @@ def signatures(number: int, seed: int = 0, root: Path | None = None) -> list[Sig
 
 @cache
 def _by_line(root: Path) -> dict[str, Signature]:
-    return {each.line: each for each in _all(root)}
+    """The signatures below a folder. To find them takes some seconds, so the first call leaves them in the course's
+    cache, under a name that changes with any of the files."""
+    sources = tuple(path for folder in FOLDERS for path in sorted((root / folder).glob("*.py")))
+    folder = cache_folder() / "python-signatures"
+    path = folder / f"{digest(sys.version, sources, checksum((*sources, Path(__file__))))}.jsonl"
+    seal_path = path.with_suffix(".seal")
+    if not is_sealed(seal_path):
+        with locked(folder):
+            if not is_sealed(seal_path):  # another process may have made it meanwhile
+                text = "".join(json.dumps(asdict(each)) + "\n" for each in _all(sources))
+                write_in_place(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+                seal(seal_path, [path])
+    found = map(json.loads, path.read_text("utf-8").splitlines())
+    return {each["line"]: Signature(each["line"], each["name"], tuple(each["parameters"])) for each in found}
 
 
-def _all(root: Path) -> Iterator[Signature]:
-    for folder in FOLDERS:
-        for path in sorted((root / folder).glob("*.py")):
-            try:
-                tree = ast.parse(path.read_text("utf-8"))
-            except (SyntaxError, UnicodeDecodeError):
-                continue
-            for node in ast.walk(tree):
-                if isinstance(node, ast.FunctionDef):
-                    given = node.args
-                    names = [*given.posonlyargs, *given.args, *filter(None, [given.vararg]), *given.kwonlyargs,
-                             *filter(None, [given.kwarg])]  # fmt: skip
-                    line = f"def {node.name}({ast.unparse(given)}): ..."
-                    if len(line) <= MOST_CHARACTERS and names:
-                        yield Signature(line, node.name, tuple(each.arg for each in names))
+def _all(sources: Sequence[Path]) -> Iterator[Signature]:
+    for path in sources:
+        try:
+            tree = ast.parse(path.read_text("utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                given = node.args
+                names = [*given.posonlyargs, *given.args, *filter(None, [given.vararg]), *given.kwonlyargs,
+                         *filter(None, [given.kwarg])]  # fmt: skip
+                line = f"def {node.name}({ast.unparse(given)}): ..."
+                if len(line) <= MOST_CHARACTERS and names:
+                    yield Signature(line, node.name, tuple(each.arg for each in names))
 
 
 def write_examples(path: Path, chosen: Sequence[Signature]) -> None:

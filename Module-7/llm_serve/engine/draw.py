@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Rows
 
 import torch
@@ -36,8 +37,10 @@ def _draw(row: Float[Tensor, " vocab"], sequence: Sequence) -> int | None:
         logits = drawn_from(row, sequence)
     except ConstraintError:
         return None
+    if sequence.request.logprobs is not None:
+        sequence.drawn_from = logits  # `told` may want them, and would compute them once more
     # Nothing is allowed, a penalty left nothing, or the model's numbers are none: no distribution to draw from.
-    if not bool(logits.max().isfinite()):
+    if not math.isfinite(logits.max()):
         return None
     if asked.temperature == 0:
         return int(logits.argmax())
@@ -51,15 +54,18 @@ def drawn_from(row: Float[Tensor, " vocab"], sequence: Sequence) -> Float[Tensor
     Raises:
         ConstraintError: where a constraint cannot go on.
     """
-    asked, logits = sequence.request.sampling, row.float()[None].clone()
+    asked, logits = sequence.request.sampling, row.float()[None]
+    if asked.suppress_tokens or sequence.constraint is not None:
+        logits = logits.clone()
     if asked.suppress_tokens:
         logits[:, list(asked.suppress_tokens)] = -torch.inf
-    seen = torch.tensor([sequence.tokens], device=logits.device)
     if sequence.constraint is not None:
         allowed = sequence.constraint.mask().to(logits.device)
         logits[:, : len(allowed)].masked_fill_(~allowed, -torch.inf)
         logits[:, len(allowed) :] = -torch.inf
-    logits = adjust(logits, seen, asked)
+    # The tokens so far are for the penalty alone.
+    seen = sequence.tokens if asked.repetition_penalty != 1 else []
+    logits = adjust(logits, torch.tensor([seen], dtype=torch.long, device=logits.device), asked)
     if asked.temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         logits = torch.full_like(logits, -torch.inf).scatter(1, best, logits.gather(1, best))
@@ -70,8 +76,11 @@ def told(row: Float[Tensor, " vocab"], token: int, top: int, drawn_by: Sequence 
     """Log-probabilities of a place: of the token that was taken, and of the `top` likeliest. They are the model's, or
     those that a sequence draws from, before the token is a part of it."""
     if drawn_by is not None:
-        row = drawn_from(row, drawn_by)[0]
+        kept, drawn_by.drawn_from = drawn_by.drawn_from, None
+        row = (drawn_from(row, drawn_by) if kept is None else kept)[0]
     logprobs = row.float().log_softmax(dim=-1)
-    values, ids = logprobs.topk(min(top, len(logprobs))) if top else (logprobs[:0], logprobs[:0])
-    best = tuple(zip((int(each) for each in ids.tolist()), values.tolist(), strict=True))
+    best: tuple[tuple[int, float], ...] = ()
+    if top:
+        values, ids = logprobs.topk(min(top, len(logprobs)))
+        best = tuple(zip((int(each) for each in ids.tolist()), values.tolist(), strict=True))
     return TokenLogprobs(token, float(logprobs[token]), best)

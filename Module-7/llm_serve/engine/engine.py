@@ -22,7 +22,7 @@ from llm_serve.engine.draw import draw, told
 from llm_serve.engine.forward import Piece, forward
 from llm_serve.engine.request import Finish, Request, Sequence, TokenLogprobs
 from llm_serve.engine.scheduler import Plan, Scheduler
-from llm_serve.engine.text import TextStream
+from llm_serve.engine.text import TextStream, remembering
 from llm_serve.errors import QueueFull, RequestError
 
 
@@ -109,7 +109,7 @@ class Engine:
         self.scheduler = Scheduler(self.config)
         self.log: deque[Step] = deque(maxlen=self.config.log_steps)
         self._sequences: dict[int, list[Sequence]] = {}  # of requests that are not whole
-        self._next, self._made = 0, time.perf_counter()
+        self._next, self._made, self._text_of = 0, time.perf_counter(), remembering(self._decode)
         known = None if tokenizer is None else set(tokenizer.get_vocab().values())
         self._without = () if known is None else tuple(row for row in range(vocab_rows(model)) if row not in known)
         end = None if tokenizer is None else tokenizer.eos_token_id
@@ -138,7 +138,7 @@ class Engine:
             raise QueueFull(f"{self.config.max_waiting} requests wait already; send it again later")
         request, most = self._checked(request)
         number, self._next = self._next, self._next + 1
-        sequence = Sequence(request, number, 0, self.scheduler.now, TextStream(self._decode, request.stop), most)
+        sequence = Sequence(request, number, 0, self.scheduler.now, TextStream(self._text_of, request.stop), most)
         self._sequences[number] = [sequence]
         self.scheduler.add(sequence)
         return number

@@ -103,6 +103,7 @@ class Sequence:
         seed = request.sampling.seed + index
         # Of the machine that the draws are made on; a draw on a GPU is copied there.
         self.generator = torch.Generator().manual_seed(seed)
+        self.drawn_from: Tensor | None = None  # logits of the token that was drawn last, until they are told
         self.constraint = None if request.constraint is None else request.constraint.start()
 
     @property

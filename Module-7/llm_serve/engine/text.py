@@ -54,6 +54,20 @@ class TextStream:
         return text[: len(text) - wait]
 
 
+def remembering(decode: Callable[[list[int]], str]) -> Callable[[list[int]], str]:
+    """The same decoder, which keeps the texts of single tokens: an engine asks for them again and again."""
+    known: dict[int, str] = {}
+
+    def text_of(tokens: list[int]) -> str:
+        if len(tokens) != 1:
+            return decode(tokens)
+        if tokens[0] not in known:
+            known[tokens[0]] = decode(tokens)
+        return known[tokens[0]]
+
+    return text_of
+
+
 def _overlap(text: str, stop: str) -> int:
     """How many of the last letters of a text a stop text begins with."""
     most = min(len(text), len(stop) - 1)

@@ -109,7 +109,7 @@ def is_quantized(folder: Path | str) -> bool:
     path = Path(folder) / CONFIG
     try:
         return path.is_file() and bool(json.loads(path.read_text("utf-8")).get(KEY))
-    except (ValueError, AttributeError):  # whoever loads it says what is wrong with it
+    except (ValueError, AttributeError, OSError, RecursionError):  # whoever loads it says what is wrong with it
         return False
 
 
