@@ -1,4 +1,4 @@
-"""`llm-ops`: how much a service bears, what it costs, and the files that put it somewhere.
+"""`llm-ops`: how much a service bears, what it costs, the files that put it somewhere, and the whole way there.
 
 A mistake is one line on stderr and exit code 1; COURSE_TRACEBACK=1, or `llm-ops --traceback ...`, shows where it came
 from.
@@ -18,6 +18,8 @@ HELP = """usage: llm-ops COMMAND [OPTIONS]
   llm-ops cost --tokens_per_second 900 --dollars 2.5
                                              dollars of a million tokens
   llm-ops deploy kubernetes --out FOLDER     files for compose, slurm, kubernetes or ray
+  llm-ops way FOLDER                         from text to a model that serves, some ten minutes on two cores; the same
+                                             command goes on after a stop, --quick shows it in one minute
 
 `llm-ops COMMAND --help` lists the options.
 """
@@ -37,6 +39,10 @@ def run_command(given: Sequence[str]) -> int:
         from llm_ops.command.deploy import deploy
 
         commands = {"deploy": deploy}
+    elif given[0] == "way":
+        from llm_ops.command.way import way
+
+        commands = {"way": way}
     if given[0] not in commands:
         raise ValueError(f"there is no command {given[0]!r}; `llm-ops --help` lists them")
     return commands[given[0]](given[1:])
@@ -46,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     from llm_core.cli import told
 
-    return run_program("llm-ops", run_command, told, arguments)
+    return run_program("llm-ops", run_command, told, arguments, "way", "the same command goes on")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,9 @@ def _index(
     body.append('<table class="notebooks"><thead><tr><th></th><th>Notebook</th><th>Status</th><th>Time</th>')
     body.append("<th>Peak memory</th><th>Claims held</th></tr></thead><tbody>")
     body += [_row(curriculum, output, path, state.notebooks[path]) for path in paths]
-    body.append("</tbody></table><h2>Claims</h2>")
-    body.append(
-        "<p>Each claim as its notebook stated it. For <i>equal</i>, predicted and measured are the reference "
-        "and ours where they differ most.</p>"
-    )
-    body.append('<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>')
-    body.append("<th>Difference</th><th>Bound</th><th>Held</th><th class=hardware>Hardware</th></tr></thead>")
-    for path in paths:
-        body += _claim_rows(path, made[path])
-    body.append("</table></div>")
-    return _head() + "\n".join(body) + "\n</main></body></html>\n"
+    body.append("</tbody></table>")
+    body += claims_table(made)
+    return head("Course run") + "\n".join(body) + "\n</main></body></html>\n"
 
 
 def _row(curriculum: Curriculum, output: Path, path: str, record: Result) -> str:
@@ -175,6 +167,17 @@ def _row(curriculum: Curriculum, output: Path, path: str, record: Result) -> str
         ("number held", held),
     ]
     return "<tr>" + "".join(f"<td{_class(kind)}>{text}</td>" for kind, text in cells) + "</tr>"
+
+
+def claims_table(made: Mapping[str, Claims]) -> Iterator[str]:
+    """The claims of several notebooks, or of other parts of a page, under their names, as lines of HTML."""
+    yield "<h2>Claims</h2><p>Each claim as it was stated. For <i>equal</i>, predicted and measured are the reference "
+    yield "and ours where they differ most.</p>"
+    yield '<div class="wide"><table class="claims"><thead><tr><th>Claim</th><th>Predicted</th><th>Measured</th>'
+    yield "<th>Difference</th><th>Bound</th><th>Held</th><th class=hardware>Hardware</th></tr></thead>"
+    for name, found in made.items():
+        yield from _claim_rows(name, found)
+    yield "</table></div>"
 
 
 def _claim_rows(path: str, made: Claims) -> Iterator[str]:
@@ -248,10 +251,11 @@ def _class(name: str, wanted: bool = True) -> str:
     return f' class="{name}"' if name and wanted else ""
 
 
-def _head() -> str:
+def head(title: str) -> str:
+    """The beginning of a page, its style in it, up to the content."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Course run</title>\n<style>\n{style}</style></head><body><main>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style></head><body><main>\n"
     )

@@ -270,3 +270,16 @@ def test_a_stand_in_writes_what_is_asked_for(tmp_path):
     engine = Engine(*load_model(str(stand_in(tmp_path / "m", 64, 1))))
     asked = [Request((number % 50 + 1,) * 4, Sampling(max_new_tokens=60, temperature=0)) for number in range(30)]
     assert engine.stop_ids == () and {len(each[0].tokens) for each in engine.run(asked)} == {60}
+
+
+def test_thousands_of_replicas_with_failures() -> None:
+    """The same code as for one: everything is answered, also what was inside of a replica that died."""
+    costs = StepCosts(0.01, 0.001, 0.0001)
+    rate = 2000 * 0.75 * capacity(costs, [40] * 2, [20] * 2, 4)
+    work = poisson(40_000, rate, (20, 60), (10, 30))
+    run = simulate(work, costs, replicas=2000, max_num_seqs=4, choice="two", failures=Failures(60, 20))
+    found = figures(run.served)
+    assert found.answered == 40_000 and not found.failed
+    assert run.failures > 50 and any(each.tries > 1 for each in run.served)
+    small = simulate(work[:2000], costs, replicas=2000, max_num_seqs=4, choice="two", failures=None)
+    assert small.failures == 0 and all(each.tries == 1 for each in small.served)

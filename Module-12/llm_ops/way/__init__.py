@@ -1,0 +1,1 @@
+"""The whole way: from text to a model that serves, one stage after another, each sealed when all of its claims hold."""
