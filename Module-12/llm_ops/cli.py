@@ -19,7 +19,7 @@ HELP = """usage: llm-ops COMMAND [OPTIONS]
                                              dollars of a million tokens
   llm-ops deploy kubernetes --out FOLDER     files for compose, slurm, kubernetes or ray
   llm-ops way FOLDER                         from text to a model that serves, some ten minutes on two cores; the same
-                                             command goes on after a stop, --quick shows it in one minute
+                                             command goes on after a stop, --quick shows it in a few
 
 `llm-ops COMMAND --help` lists the options.
 """
