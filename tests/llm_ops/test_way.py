@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from llm_core import GPT, GPTConfig
 from llm_ops.cli import main
 from llm_ops.way import walk as walking
+from llm_ops.way.judge import repeats_a_line
 from llm_ops.way.kills import finished_after, lost_by_a_kill, seconds_to_finish
 from llm_ops.way.page import FACTS
 from llm_ops.way.quantize import predicted_bytes
@@ -329,3 +330,8 @@ def test_what_kills_cost() -> None:
             lost_by_a_kill(wrong)
     with pytest.raises(ValueError, match="rate=0 must be above 0"):
         seconds_to_finish([1.0], 0)
+
+
+def test_a_line_that_comes_again() -> None:
+    assert repeats_a_line("a = 1\n    b = 2\n  a = 1") and not repeats_a_line("a = 1\nb = 2")
+    assert not repeats_a_line("f(\n)\n)\n\n") and not repeats_a_line("")

@@ -24,7 +24,7 @@ from llm_ops.way.train import scalars
 
 REWARD, MOST_NEW = "llm_align.tasks.functions:reward_with_body", 60
 GROUP = 8
-TOO_FEW = "so few steps teach nothing that could be told from chance"
+TOO_FEW = "the quick way has too few steps, questions and rounds to tell this from chance"
 
 
 def run(place: Place) -> Made:

@@ -21,7 +21,7 @@ from llm_ops.way.export import folder_of, questions
 from llm_ops.way.settings import BABY
 from llm_ops.way.stage import Made, Place
 
-GATE = Gate(margin=0.1, confidence=0.95)
+GATE = Gate(margin=0.1, confidence=0.95)  # of two dozen questions a smaller margin can hardly be shown
 
 
 def run(place: Place) -> Made:
@@ -29,27 +29,34 @@ def run(place: Place) -> Made:
     facts = {}
     for name in place.settings.models:
         before_model = place.folder("train") / "model" if name == BABY else NAME
-        before, after = (_scores(place, name, model) for model in (before_model, folder_of(place, name)))
+        (before, _), (after, texts) = (_asked(place, name, model) for model in (before_model, folder_of(place, name)))
         verdict, back = GATE.decide(before, after), GATE.decide(after, before)
         claim = check.when(place.settings.learns, TOO_FEW)
         claim.holds(f"{name}: the gate lets the new model serve", verdict.passed, verdict.reason)
         claim.holds(f"{name}: and would not let the old one come back", not back.passed, back.reason)
         facts[name] = {
             "before": verdict.before, "after": verdict.after, "difference": str(verdict.difference),
-            "questions": len(before), "passed": verdict.passed,
+            "questions": len(before), "passed": verdict.passed, "example": texts[0],
+            "repeating": sum(map(repeats_a_line, texts)) / len(texts),
         }  # fmt: skip
     return Made((), facts)
 
 
-def _scores(place: Place, name: str, model: Path | str) -> list[float]:
-    """Of each held-out question, answered greedily by the serving engine."""
+def repeats_a_line(text: str) -> bool:
+    """Whether a line with a letter stands in a text twice."""
+    lines = [line.strip() for line in text.splitlines() if any(map(str.isalpha, line))]
+    return len(set(lines)) < len(lines)
+
+
+def _asked(place: Place, name: str, model: Path | str) -> tuple[list[float], list[str]]:
+    """Scores of the held-out questions, and the answers: greedy ones of the serving engine."""
     engine = load_engine(str(model), ())
     texts = answers(engine, questions(place, name, engine.tokenizer))
     if name == BABY:
         prompts = read_prompts(place)
-        return [functions.reward_with_body(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+        return [functions.reward_with_body(prompt, text) for prompt, text in zip(prompts, texts, strict=True)], texts
     wanted = asked_signatures(place)
-    return [score([(text.strip(), True)], [each]).right for text, each in zip(texts, wanted, strict=True)]
+    return [score([(text.strip(), True)], [each]).right for text, each in zip(texts, wanted, strict=True)], texts
 
 
 def answers(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[str]:

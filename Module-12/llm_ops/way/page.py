@@ -29,7 +29,8 @@ FACTS = {
     "serve": "{tokens_per_second:.0f} tokens/s to 4 callers; {closed_rate:.2f} requests/s, predicted "
              "{predicted_rate:.2f}; at {rate:.2f} half of the answers within {whole_p50:.3f} s, simulated "
              "{simulated_p50:.3f} s",
-    "judge": "score {before:.2f} before, {after:.2f} after, difference {difference}, {questions} questions",
+    "judge": "score {before:.2f} before, {after:.2f} after, difference {difference}, {questions} questions, answered "
+             "greedily; {repeating:.0%} of the new answers have a line twice; the first one: {example!r}",
 }  # fmt: skip
 
 

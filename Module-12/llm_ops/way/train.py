@@ -80,6 +80,7 @@ def _untrained(config: GPTConfig, seed: int, rows: torch.Tensor) -> float:
     # RMSNorm gives the head a vector of HIDDEN numbers of size 1, so that a logit has the variance HIDDEN x std^2; of
     # normal logits the logarithm of the mean exponential is half of that above 0.
     expected = math.log(config.vocab_size) + HIDDEN * INIT_STD**2 / 2
+    # The logits are not quite normal: at seed 0 it is 0.3% off. Other seeds were not tried, hence the room.
     check.predicted("loss of the untrained model", expected, first, within=0.03, unit="nats")
     return first
 
