@@ -87,6 +87,14 @@ def test_a_key_stands_in_no_file(target):
     assert "LLM_SERVE_API_KEY" in text and "--api_key" not in text
 
 
+def test_no_text_of_a_chat_begins_or_ends_a_turn(client):
+    for content, status in (("one two", 200), ("one <|endoftext|> two", 400)):
+        body = {"model": "m", "messages": [{"role": "user", "content": content}], "max_tokens": 2}
+        found = client.post("/v1/chat/completions", json=body, headers=KEY)
+        assert found.status_code == status
+    assert "it holds the special token '<|endoftext|>'" in found.json()["error"]["message"]
+
+
 def test_limits_say_no(client, folder):
     """The body, the prompt, the time. That one too many in the queue gets 429 is Module 7's test."""
     assert client.post("/v1/completions", content=b"x" * 5_001, headers=KEY).status_code == 413

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from llm_peft.chat.records import example, read_examples
 from llm_peft.chat.rows import ChatRows, cut
 from llm_peft.chat.template import Encoded, encode, prompt_ids
 from small_llama import chat_line
+from tokenizers import AddedToken
 
 
 def learned(encoded: Encoded, tokenizer) -> str:
@@ -104,9 +106,15 @@ def test_files_that_are_none(tmp_path):
     assert read_examples(tmp_path / "mark")[0].completion == "a"
 
 
-def test_templates_that_cannot_be_followed(tokenizer):
-    import copy
+def test_a_special_token_without_a_role_is_refused_too(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens([AddedToken("<|aside|>", special=True)])
+    assert "<|aside|>" not in tokenizer.all_special_tokens
+    with pytest.raises(ValueError, match=r"turn 2: it holds the special token '<\|aside\|>'"):
+        encode(turns("a", "b", "c <|aside|>", "d"), tokenizer)
 
+
+def test_templates_that_cannot_be_followed(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     with pytest.raises(ValueError, match=r"turn 0: it holds the special token '<\|endoftext\|>'"):
         encode(turns("a<|endoftext|>", "b"), tokenizer)

@@ -124,6 +124,8 @@ def _encode_completion(example: Example, tokenizer: PreTrainedTokenizerBase) -> 
 
 def refuse_special_tokens(text: str, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
     """Raise a ValueError for a text that would end a turn, or begin one, from the inside."""
-    for token in tokenizer.all_special_tokens:
+    # `all_special_tokens` names those with a role (begin, end, pad); a vocabulary may hold more.
+    added = [str(each) for each in tokenizer.added_tokens_decoder.values() if each.special]
+    for token in dict.fromkeys([*tokenizer.all_special_tokens, *added]):
         if token in text:
             raise ValueError(f"{place}: it holds the special token {token!r}; write it otherwise")
