@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-GRID = 65_535  # bitsandbytes' CPU kernel looks an entry up by the nearest of 65,536 even steps from -1 to 1
+GRID = 65_535  # bitsandbytes' CPU kernel looks an entry up by the nearest of 65,536 even points from -1 to 1
 
 
 class Blocks(NamedTuple):
