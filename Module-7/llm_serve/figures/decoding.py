@@ -84,8 +84,9 @@ def intensities(rows: Sequence[int], lines: Mapping[str, Sequence[float]], ridge
 
 
 def batch_sweep(
-    batches: Sequence[int], seconds: Sequence[float], reading: float, row: float, knees: tuple[float, float]
-) -> Any:
+    batches: Sequence[int], seconds: Sequence[float], reading: float, row: float, knee: float,
+    fitted: tuple[float, float],
+) -> Any:  # fmt: skip
     """Milliseconds of a step, and tokens a second, over the batch: measured, and what the two ceilings say.
 
     Args:
@@ -93,22 +94,27 @@ def batch_sweep(
         seconds: measured.
         reading: predicted seconds for the bytes.
         row: predicted seconds for one row's products.
-        knees: predicted, and found.
+        knee: the batch at which the two are predicted to be equal.
+        fitted: seconds that all rows share and that each adds, of a line through what was measured.
     """
     import matplotlib.pyplot as plt
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
     over = np.geomspace(batches[0], batches[-1], 100)
     longer, both = np.maximum(reading, over * row), reading + over * row
+    line = fitted[0] + fitted[1] * over
     left.plot(over, 1e3 * longer, color=plots.BLACK, label="the longer of the two")
     left.plot(over, 1e3 * both, "--", color=plots.BLUE, label="one after the other")
+    left.plot(over, 1e3 * line, ":", color=plots.RED, label="fitted line")
     left.plot(batches, [1e3 * value for value in seconds], "o", color=plots.RED, label="measured")
     right.plot(over, over / longer, color=plots.BLACK)
     right.plot(over, over / both, "--", color=plots.BLUE)
+    right.plot(over, over / line, ":", color=plots.RED)
     right.plot(batches, np.array(batches) / np.array(seconds), "o", color=plots.RED)
     for ax in (left, right):
-        for knee, style, color in zip(knees, ("--", ":"), (plots.BLACK, plots.RED), strict=True):
-            ax.axvline(knee, color=color, linestyle=style, linewidth=1)
+        for place, style, color in ((knee, "--", plots.BLACK), (fitted[0] / max(fitted[1], 1e-9), ":", plots.RED)):
+            if batches[0] <= place <= batches[-1]:
+                ax.axvline(place, color=color, linestyle=style, linewidth=1)
         ax.set(xscale="log", xlabel="requests in a step")
         ax.set_xticks(list(batches), [str(batch) for batch in batches])
         ax.minorticks_off()

@@ -47,7 +47,7 @@ def loads(found: Mapping[str, Sequence[tuple[float, float]]], title: str, best: 
     """Latency against throughput: a line a server, a point a rate.
 
     Args:
-        found: by server, (tokens a second, seconds to the first token) of each rate.
+        found: by server, (tokens a second, seconds to the first token) of each rate, in the order of the rates.
         title: above.
         best: tokens a second that were predicted as the most.
     """
@@ -55,8 +55,7 @@ def loads(found: Mapping[str, Sequence[tuple[float, float]]], title: str, best: 
 
     fig, ax = plt.subplots(figsize=(7, 3.2))
     for (name, points), (color, marker, line) in zip(found.items(), LOOKS, strict=False):
-        ordered = sorted(points)
-        x, y = zip(*ordered, strict=True)
+        x, y = zip(*points, strict=True)
         ax.plot(x, y, color=color, marker=marker, linestyle=line, label=name)
     if best is not None:
         ax.axvline(best, color="black", linestyle=":", linewidth=1.2)
@@ -98,7 +97,7 @@ def chart() -> plots.Drawing:
     rows = (
         ("a laptop, one user?", "llama.cpp: a file of\nfour bits, any CPU"),
         ("your own rules inside\nthe engine?", "this one, or vLLM's\nplugins: read first"),
-        ("does one copy fit\non one GPU?", "a copy a GPU, a balancer\nbefore them"),
+        ("does one copy fit on one\nGPU, with its caches?", "a copy a GPU, a balancer\nbefore them"),
         ("does it fit on all\nGPUs of the machine?", "one copy over them\n(tensor parallel)"),
     )
     for place, (question, answer) in enumerate(rows):
